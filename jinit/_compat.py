@@ -1,0 +1,56 @@
+"""All that depends on the version of JAX, in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.extend import core, source_info_util
+
+from jinit._typing import Array
+
+Jaxpr = core.Jaxpr
+Eqn = core.JaxprEqn
+Literal = core.Literal
+primitives = core.primitives
+
+
+def opened(jaxpr: Any) -> tuple[Any, list[Any]]:
+    """`(jaxpr, consts)` of a jaxpr, closed or open.
+
+    From JAX 0.11 closed and open jaxprs are one class, which may or may not hold consts; before,
+    only a ClosedJaxpr has `.jaxpr` and `.consts`.
+    """
+    return getattr(jaxpr, "jaxpr", jaxpr), list(getattr(jaxpr, "consts", ()))
+
+
+def bind(eqn: Any, values: list[Any]) -> list[Any]:
+    """Run one equation as it stands, whatever its primitive."""
+    outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+    return list(outs) if eqn.primitive.multiple_results else [outs]
+
+
+def source_of(eqn: Any) -> str:
+    """`file.py:12 (function)` of the user's line that made the equation, or the empty string."""
+    try:
+        return source_info_util.summarize(eqn.source_info)
+    except Exception:  # a label for people: never worth failing a measurement
+        return ""
+
+
+def varying_axes(x: Array) -> frozenset[str]:
+    """Mesh axes along which `x` differs between devices, inside `shard_map` with `check_vma=True`."""
+    kind = getattr(jax.typeof(x), "manual_axis_type", None)
+    return frozenset(getattr(kind, "varying", ()) or getattr(jax.typeof(x), "vma", ()))
+
+
+def scan_arity(eqn: Any) -> tuple[int, int]:
+    """`(number of constants, number of carries)` of a scan equation.
+
+    Derived from ranks, since the parameters that tell it changed at JAX 0.11: an operand that is
+    scanned over, and a result that is stacked, has one axis more than in the body.
+    """
+    body, _ = opened(eqn.params["jaxpr"])
+    carries = sum(o.aval.ndim == b.aval.ndim for o, b in zip(eqn.outvars, body.outvars, strict=True))
+    scanned = sum(v.aval.ndim == b.aval.ndim + 1 for v, b in zip(eqn.invars, body.invars, strict=True))
+    return len(eqn.invars) - scanned - carries, carries

@@ -1,0 +1,307 @@
+"""Forward and backward statistics at every site of a network, from one jitted program."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jinit._errors import message
+from jinit._typing import Array, Key, PyTree
+from jinit.jaxprs.sites import Site, Sites, find_sites
+from jinit.jaxprs.tracing import Program, Signature, check_call, split, trace
+from jinit.jaxprs.walk import Extras, Parts, walk
+from jinit.signals.moments import Moments
+from jinit.signals.records import Record, Records
+from jinit.signals.tap import probe_for, tap
+
+
+class Gauge:
+    """What to compute at a site, forward and backward; moments alone, in `measure`.
+
+    Each method returns a pytree of arrays. They are traced once a site, inside one program.
+    """
+
+    def enter(self, site: Site, operands: list[Array]) -> dict[str, Any]:
+        """Statistics of the operands of the contraction."""
+        found: dict[str, Any] = {"weight": Moments.of(operands[site.weight])}
+        if site.signal is not None:
+            found["input"] = Moments.of(operands[site.signal])
+        return found
+
+    def leave(self, site: Site, output: Array) -> dict[str, Any]:
+        """Statistics of the output."""
+        return {"output": Moments.of(output)}
+
+    def back_to_output(self, site: Site, cotangent: Array) -> dict[str, Any]:
+        """Statistics of the gradient with respect to the output."""
+        return {"cotangent": Moments.of(cotangent)}
+
+    def back_to_weight(self, site: Site, cotangent: Array) -> dict[str, Any]:
+        """Statistics of the gradient with respect to the weight operand."""
+        return {"weight_gradient": Moments.of(cotangent)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Taps:
+    """The visitor that measures: parts going forward, probes for what comes back."""
+
+    gauge: Gauge
+    sites: tuple[Site, ...]
+
+    def enter(self, index: int, operands: list[Array], extra: PyTree) -> tuple[list[Array], PyTree]:
+        site = self.sites[index]
+        found = self.gauge.enter(site, [lax.stop_gradient(x) for x in operands])
+        if extra is not None and extra["weight"] is not None:
+            operands = list(operands)
+            statistic = functools.partial(self.gauge.back_to_weight, site)
+            operands[site.weight] = tap(statistic, operands[site.weight], extra["weight"])
+        return operands, found
+
+    def leave(self, index: int, output: Array, extra: PyTree) -> tuple[Array, PyTree]:
+        site = self.sites[index]
+        found = self.gauge.leave(site, lax.stop_gradient(output))
+        if extra is not None:
+            output = tap(functools.partial(self.gauge.back_to_output, site), output, extra["output"])
+        return output, found
+
+    def probes(self) -> Extras:
+        """Zero probes for every site that a gradient can be measured at."""
+        extras: Extras = {}
+        for index, site in enumerate(self.sites):
+            weight = site.operands[site.weight]
+            if site.regions & {"while", "custom"} or not _inexact(site.output):
+                continue
+            back_to_output = functools.partial(self.gauge.back_to_output, site)
+            back_to_weight = functools.partial(self.gauge.back_to_weight, site)
+            extras[index] = {
+                "output": probe_for(back_to_output, site.output, site.lengths),
+                "weight": probe_for(back_to_weight, weight, site.lengths) if _inexact(weight) else None,
+            }
+        return extras
+
+
+def _inexact(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """One pass over a network: its program, its sites, and what the gauge found.
+
+    Attributes:
+      found: for every site, what the gauge's methods returned, in one dict.
+    """
+
+    program: Program
+    sites: Sites
+    found: list[dict[str, Any]]
+
+
+def observe(
+    apply: Callable[..., PyTree],
+    signature: Signature,
+    arrays: list[Array],
+    gauge: Gauge,
+    *,
+    backward: bool,
+    loss: Callable[[PyTree], Array] | None,
+    key: Key,
+    caller: str,
+) -> tuple[PyTree, Pass]:
+    """Trace `apply`, run it with a gauge at every site, and pull a cotangent back through it."""
+    program = trace(apply, signature, arrays, caller=caller)
+    sites = find_sites(program)
+    _check_params(program, sites, caller)
+    taps = _Taps(gauge, sites.sites)
+
+    def run(probes: Extras) -> tuple[list[Array], Parts]:
+        return walk(program, sites.sites, arrays, taps, probes)
+
+    if not backward:
+        outs, parts = run({})
+        back: Extras = {}
+    else:
+        outs, back, parts = _pull(run, taps.probes(), program.out_tree, loss, key, caller)
+    found = [_merge(parts, back, index) for index in range(len(sites.sites))]
+    return jax.tree.unflatten(program.out_tree, outs), Pass(program, sites, found)
+
+
+def _pull(
+    run: Callable[[Extras], tuple[list[Array], Parts]],
+    probes: Extras,
+    out_tree: Any,
+    loss: Callable[[PyTree], Array] | None,
+    key: Key,
+    caller: str,
+) -> tuple[list[Array], Extras, Parts]:
+    try:
+        outs, pull, parts = jax.vjp(run, probes, has_aux=True)
+    except ValueError as error:
+        if "while_loop" in str(error):
+            error.add_note(
+                f"`{caller}`: `apply` holds a `while_loop`, which has no reverse-mode derivative. "
+                "Measure forward alone with `backward=False`."
+            )
+        raise
+    cotangents = _random_cotangents(outs, key) if loss is None else _loss_cotangents(outs, out_tree, loss, caller)
+    (back,) = pull(cotangents)
+    return outs, back, parts
+
+
+def _random_cotangents(outs: list[Array], key: Key) -> list[Array]:
+    cotangents = []
+    for out, subkey in zip(outs, jax.random.split(key, max(len(outs), 1)), strict=False):
+        if not _inexact(out):
+            cotangents.append(np.zeros(out.shape, jax.dtypes.float0))
+            continue
+        # Sampled wide and rounded once: narrow samplers are biased.
+        wide = jnp.promote_types(out.dtype, jnp.float32)
+        cotangents.append(lax.convert_element_type(jax.random.normal(subkey, out.shape, wide), out.dtype))
+    return cotangents
+
+
+def _loss_cotangents(
+    outs: list[Array], out_tree: Any, loss: Callable[[PyTree], Array], caller: str
+) -> list[Array]:
+    value, pull = jax.vjp(lambda outs: loss(jax.tree.unflatten(out_tree, outs)), outs)
+    if jnp.shape(value) != () or not _inexact(value):
+        must = "`loss` must map the outputs to one floating number"
+        raise ValueError(message(caller, must, jax.typeof(value).str_short(), "Take the mean over the batch."))
+    (cotangents,) = pull(jnp.ones_like(value))
+    return cotangents
+
+
+def _merge(parts: Parts, back: Extras, index: int) -> dict[str, Any]:
+    probes = back.get(index, {})
+    forward = {**parts[index, "enter"], **parts[index, "leave"]}
+    return {**forward, **probes.get("output", {}), **(probes.get("weight") or {})}
+
+
+def _check_params(program: Program, sites: Sites, caller: str) -> None:
+    if not program.paths:
+        must = "`params` must hold at least one array"
+        raise ValueError(message(caller, must, "none", "Call it as `f(params, *inputs)`, parameters first."))
+    if len(sites.unused) == len(program.paths):
+        shown = ", ".join(sites.unused[:3])
+        must = "the outputs of `apply` must depend on `params`"
+        advice = "Was a model closed over? For nnx use `apply, params = jinit.functional(model)`."
+        raise ValueError(message(caller, must, f"{len(sites.unused)} leaves that no output depends on ({shown}, …)", advice))
+
+
+def records_of(run: Pass, arrays: list[Array]) -> Records:
+    """One record for every parameter at every site, then one for each that was not followed."""
+    records = Records()
+    for site, found in zip(run.sites.sites, run.found, strict=True):
+        fields = {f.name: found[f.name] for f in dataclasses.fields(Record) if f.name in found}
+        record = _whole(Record(**fields, note=_note(site)))
+        records.update(dict.fromkeys(site.names, record))
+    by_path = dict(zip(run.program.paths, arrays, strict=False))
+    for path, reason in run.sites.not_followed.items():
+        records[path] = Record(weight=Moments.of(by_path[path]), note=f"not followed: {reason}")
+    return records
+
+
+def _whole(record: Record) -> Record:
+    """Where no gradient arrives, JAX never calls the tap: those cotangents are zeros, and counted as such."""
+
+    def fill(back: Moments | None, like: Moments | None) -> Moments | None:
+        if back is None or like is None:
+            return back
+        missing = jnp.where(back.count == 0, like.count, jnp.zeros_like(like.count))
+        return dataclasses.replace(back, count=back.count + missing, marks=back.marks + missing)
+
+    return dataclasses.replace(
+        record,
+        cotangent=fill(record.cotangent, record.output),
+        weight_gradient=fill(record.weight_gradient, record.weight),
+    )
+
+
+def _note(site: Site) -> str:
+    if "custom" in site.regions:
+        return "inside a function with its own derivative rule: seen going forward only"
+    if "while" in site.regions:
+        return "inside a while_loop: sums over its steps, seen going forward only"
+    return ""
+
+
+def measure(
+    apply: Callable[..., PyTree],
+    *,
+    backward: bool = True,
+    loss: Callable[[PyTree], Array] | None = None,
+    key: Key | None = None,
+) -> Callable[..., tuple[PyTree, Records]]:
+    """Measure the signals of a network, forward and backward, at every use of a weight.
+
+    A *site* is a contraction or an embedding lookup that a weight takes part in. At each, moments of
+    what enters and leaves it, `E[x]`, `E[x²]`, and of the gradient `δ = ∂loss/∂output` that comes back,
+    are summed while one jitted program runs; no activation is kept for them. Outputs and gradients of
+    the measured function are those of `apply`.
+
+    Args:
+      apply: any pure `(params, *inputs, **kwargs) -> outputs`: `model.apply` of a linen module, the
+        `apply` of `jinit.functional`, or a function of your own. Arguments that are no arrays
+        (`train=True`, `mutable=["batch_stats"]`) are held as they are.
+      backward: whether to measure cotangents and weight gradients too.
+      loss: a function of the outputs to one number, whose gradient is pulled back. Without it a
+        standard normal cotangent enters at every floating output: the classical random-cotangent
+        experiment, which shows what the network itself does to gradients.
+      key: key of that cotangent, consumed; `jax.random.key(0)` if None.
+
+    Returns:
+      A function `(params, *inputs, **kwargs) -> (outputs, records)`, to be called as `apply` is, under
+      `jax.jit` or not. `records` maps site names, in program order, to `Record`s of `Moments` of shape
+      `[]`, or `[length]` inside a `scan`. A weight used at n > 1 sites is named `path#0` … `path#n-1`;
+      a weight made of several parameters (concatenated kernels) has a record under each of their names.
+      A parameter that has the shape of a weight but could not be followed has a record too, with the
+      reason in `note`.
+
+    Raises:
+      TypeError: `apply` is no function.
+      ValueError: `loss` is given with `backward=False`, or is no single number; `params` is empty, or
+        no output depends on it; a `while_loop` stands in the way of the backward pass.
+
+    Example:
+      >>> import flax.linen as nn, jax, jinit
+      >>> model = nn.Sequential([nn.Dense(256), nn.relu, nn.Dense(10)])
+      >>> x = jax.random.normal(jax.random.key(0), (64, 128))
+      >>> variables = model.init(jax.random.key(1), x)
+      >>> outputs, records = jinit.measure(model.apply)(variables, x)
+      >>> list(records)
+      ['params/layers_0/kernel', 'params/layers_2/kernel']
+      >>> site = records["params/layers_2/kernel"]
+      >>> float(site.input.zero_fraction) > 0.4  # ReLU
+      True
+      >>> site.output.second_moment.shape, site.cotangent.mean.shape
+      ((), ())
+
+    References:
+      Glorot and Bengio, *Understanding the difficulty of training deep feedforward neural networks*,
+      2010, §4.2: activations and back-propagated gradients by layer. Schoenholz et al., *Deep
+      Information Propagation*, 2017, for the random-cotangent view.
+    """
+    caller = "jinit.measure(...)"
+    check_call(apply, caller=caller)
+    if loss is not None and not backward:
+        raise ValueError(message(caller, "`loss` needs `backward=True`", "backward=False", "Drop one of them."))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(signature: Signature, arrays: list[Array], key: Key) -> tuple[PyTree, Records]:
+        outputs, one_pass = observe(
+            apply, signature, arrays, Gauge(), backward=backward, loss=loss, key=key, caller=caller
+        )
+        return outputs, records_of(one_pass, arrays)
+
+    def measured(params: PyTree, *inputs: Any, **kwargs: Any) -> tuple[PyTree, Records]:
+        signature, arrays = split(params, inputs, kwargs)
+        return run(signature, arrays, jax.random.key(0) if key is None else key)
+
+    return measured

@@ -1,0 +1,58 @@
+"""A tap: the identity, whose derivative with respect to a probe is a statistic of the cotangent."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jinit._compat import varying_axes
+from jinit._typing import Array, PyTree
+
+Statistic = Callable[[Array], PyTree]
+
+
+def tap(statistic: Statistic, x: Array, probe: PyTree) -> Array:
+    """`x`, such that the gradient with respect to `probe` is `statistic(cotangent of x)`.
+
+    No activation and no gradient is kept for it, and it works inside `scan`, `remat` and `shard_map`.
+
+    Args:
+      statistic: a function of an array like `x` that gives a pytree like `probe`.
+      x: any floating or complex array.
+      probe: zeros, from `probe_for`.
+    """
+    axes = varying_axes(x)
+    return _tap(statistic, axes, x, jax.tree.map(lambda p: _vary(p, axes), probe))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _tap(statistic: Statistic, axes: frozenset[str], x: Array, probe: PyTree) -> Array:
+    return x
+
+
+def _forward(statistic: Statistic, axes: frozenset[str], x: Array, probe: PyTree) -> tuple[Array, None]:
+    return x, None
+
+
+def _backward(statistic: Statistic, axes: frozenset[str], _: None, cotangent: Array) -> tuple[Array, PyTree]:
+    return cotangent, jax.tree.map(lambda s: _vary(s, axes), statistic(cotangent))
+
+
+_tap.defvjp(_forward, _backward)
+
+
+def _vary(x: Array, axes: frozenset[str]) -> Array:
+    """`x`, typed as different on every device along the mesh axes that its companions differ along."""
+    missing = axes - varying_axes(x)
+    return lax.pcast(x, tuple(missing), to="varying") if missing else x
+
+
+def probe_for(statistic: Statistic, aval: Any, lengths: Sequence[int]) -> PyTree:
+    """Zeros to be the probe of a tap on a value like `aval`, inside scans of these lengths."""
+    shapes = jax.eval_shape(statistic, jax.ShapeDtypeStruct(aval.shape, aval.dtype))
+    return jax.tree.map(lambda s: jnp.zeros((*lengths, *s.shape), s.dtype), shapes)

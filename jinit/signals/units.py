@@ -1,0 +1,156 @@
+"""How the units and the examples at a site relate: dead, saturated, identical, collapsed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jinit._typing import Array
+from jinit.jaxprs.axes import axes_of
+from jinit.jaxprs.sites import Site
+from jinit.signals.measure import Gauge
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class UnitStatistics:
+    """How the units and the examples at one site relate, shape `[]` or `[length]`; None where not defined.
+
+    A *unit* is one index of the free axes of the weight (an output feature); an *input feature* is one
+    index of its contracted axes; an *example* is one row of the signal that meets it (batch entry, position).
+
+    Attributes:
+      dead: share of input features that are exactly zero for every example.
+      saturated: share of input entries, exact zeros apart, that lie within 1 % of the range from either
+        end of the range of values of this input.
+      cosine: mean cosine similarity between the input rows of two different examples (None for one example).
+      identical_forward: share of units whose weights and outputs equal those of some other unit.
+      identical: share of units that equal some other unit in weights, outputs *and* cotangents: no
+        gradient step can ever tell them apart.
+    """
+
+    dead: Array | None = None
+    saturated: Array | None = None
+    cosine: Array | None = None
+    identical_forward: Array | None = None
+    identical: Array | None = None
+
+
+class UnitGauge(Gauge):
+    """Moments, and beside them what `UnitStatistics` is made of."""
+
+    def enter(self, site: Site, operands: list[Array]) -> dict[str, Any]:
+        found = super().enter(site, operands)
+        axes = axes_of(site)
+        # Inside a while loop and on several devices parts add up; these would mean nothing.
+        if axes is None or site.regions & {"while", "shard_map"}:
+            return found
+        x = _wide(operands[1 - site.weight])
+        found["dead"] = dead_share(x, axes.features)
+        found["saturated"] = saturated_share(x)
+        if math.prod(x.shape[i] for i in axes.examples) > 1:
+            found["cosine"] = mean_cosine(x, axes.examples)
+        if len(axes.units) and not jnp.issubdtype(operands[site.weight].dtype, jnp.integer):
+            found["weight_print"] = fingerprint(operands[site.weight], axes.units)
+        return found
+
+    def leave(self, site: Site, output: Array) -> dict[str, Any]:
+        return {**super().leave(site, output), **self._print("output_print", site, output)}
+
+    def back_to_output(self, site: Site, cotangent: Array) -> dict[str, Any]:
+        return {**super().back_to_output(site, cotangent), **self._print("cotangent_print", site, cotangent)}
+
+    def _print(self, name: str, site: Site, x: Array) -> dict[str, Any]:
+        axes = axes_of(site)
+        moved = x.shape != site.eqn.outvars[0].aval.shape
+        if axes is None or moved or not axes.units or site.regions & {"while", "shard_map"}:
+            return {}
+        return {name: fingerprint(x, axes.output_units)}
+
+
+def _wide(x: Array) -> Array:
+    return x if jnp.iscomplexobj(x) else x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def dead_share(x: Array, features: tuple[int, ...]) -> Array:
+    """Share of the features that are exactly zero in every example."""
+    others = tuple(i for i in range(x.ndim) if i not in features)
+    return jnp.mean(jnp.all(x == 0, axis=others).astype(jnp.float32))
+
+
+def saturated_share(x: Array) -> Array:
+    """Share of the entries, exact zeros apart, within 1 % of the range from one of its ends."""
+    x = jnp.abs(x) if jnp.iscomplexobj(x) else x
+    low, high = jnp.min(x), jnp.max(x)
+    margin = jnp.asarray(0.01, x.dtype) * (high - low)
+    at_end = ((x <= low + margin) | (x >= high - margin)) & (x != 0)
+    return jnp.mean(at_end.astype(jnp.float32))
+
+
+def mean_cosine(x: Array, examples: tuple[int, ...]) -> Array:
+    """Mean cosine similarity over all pairs of different examples, those that are all zero apart.
+
+    With unit vectors `u_i`, `Σ_{i≠j} u_i·u_j = |Σ u_i|² − n`: no pair is ever formed.
+    """
+    rows = jnp.moveaxis(x, examples, range(len(examples)))
+    rows = rows.reshape(math.prod(rows.shape[: len(examples)]), -1)
+    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
+    rows = rows / jnp.where(largest > 0, largest, jnp.ones_like(largest))
+    norms = jnp.sqrt(jnp.sum(jnp.abs(rows) ** 2, axis=1, keepdims=True))
+    units = rows / jnp.where(norms > 0, norms, jnp.ones_like(norms))
+    n = jnp.sum((norms > 0).astype(norms.dtype))
+    pairs = n * (n - 1)
+    total = jnp.sum(jnp.abs(jnp.sum(units, axis=0)) ** 2)
+    return jnp.where(pairs > 0, (total - n) / jnp.where(pairs > 0, pairs, 1), jnp.zeros_like(total))
+
+
+def fingerprint(x: Array, units: tuple[int, ...]) -> Array:
+    """One number for each unit, a random projection of all that belongs to it: equal for equal units."""
+    x = jnp.abs(x) if jnp.iscomplexobj(x) else x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    columns = jnp.moveaxis(x, units, range(-len(units), 0))
+    shape = columns.shape[: x.ndim - len(units)]
+    columns = columns.reshape(math.prod(shape), -1)
+    return jnp.sum(columns * _noise(columns.shape[0], columns.dtype)[:, None], axis=0)
+
+
+def _noise(n: int, dtype: Any) -> Array:
+    """Fixed pseudo-random numbers in ±1/2: a multiplicative hash of the index, cheaper than a generator."""
+    bits = jnp.arange(n, dtype=jnp.uint32) * jnp.uint32(0x9E3779B1)
+    bits = (bits ^ (bits >> jnp.uint32(15))) * jnp.uint32(0x85EBCA6B)
+    bits = bits ^ (bits >> jnp.uint32(13))
+    return (bits >> jnp.uint32(8)).astype(dtype) * jnp.asarray(2.0**-24, dtype) - jnp.asarray(0.5, dtype)
+
+
+def units_of(found: dict[str, Any]) -> UnitStatistics:
+    """The statistics of a site, on the host, from what `UnitGauge` found there.
+
+    Fingerprints are compared here rather than in the program: a sort costs little to run and much to compile.
+    """
+    prints = [np.asarray(found[k]) for k in ("weight_print", "output_print", "cotangent_print") if k in found]
+    forward = together = None
+    if "weight_print" in found and "output_print" in found:
+        forward = _share_with_twin(prints[:2])
+        together = _share_with_twin(prints) if len(prints) == 3 else None
+    return UnitStatistics(found.get("dead"), found.get("saturated"), found.get("cosine"), forward, together)
+
+
+def _share_with_twin(prints: list[np.ndarray]) -> np.ndarray:
+    """Share of the units that agree with some other unit in every fingerprint, over the last axis.
+
+    Weights of equal units are equal to the bit and so are their sums; a matrix product may round its
+    columns differently, hence the room for the rest. That three unequal numbers agree is a chance of 1e-10.
+    """
+    order = np.argsort(prints[0], axis=-1, kind="stable")
+    same = np.ones((*order.shape[:-1], max(order.shape[-1] - 1, 0)), bool)
+    for values, room in zip(prints, (1e-6, 1e-4, 1e-4), strict=False):
+        values = np.take_along_axis(values, order, axis=-1)
+        scale = np.max(np.abs(values), axis=-1, keepdims=True, initial=0)
+        same &= np.abs(values[..., 1:] - values[..., :-1]) <= room * scale
+    none = np.zeros((*order.shape[:-1], 1), bool)
+    twin = np.concatenate([same, none], -1) | np.concatenate([none, same], -1)
+    return np.mean(twin, axis=-1)
