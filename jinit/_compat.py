@@ -38,10 +38,21 @@ def source_of(eqn: Any) -> str:
         return ""
 
 
-def varying_axes(x: Array) -> frozenset[str]:
-    """Mesh axes along which `x` differs between devices, inside `shard_map` with `check_vma=True`."""
-    kind = getattr(jax.typeof(x), "manual_axis_type", None)
-    return frozenset(getattr(kind, "varying", ()) or getattr(jax.typeof(x), "vma", ()))
+def varying_axes(x: Any) -> frozenset[str]:
+    """Mesh axes along which a value differs between devices, inside `shard_map` with `check_vma=True`.
+
+    Args:
+      x: an array, or its shape and dtype.
+    """
+    aval = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
+    kind = getattr(aval, "manual_axis_type", None)
+    return frozenset(getattr(kind, "varying", ()) or getattr(aval, "vma", None) or ())
+
+
+def vary(x: Array, axes: frozenset[str]) -> Array:
+    """`x`, typed as one that differs between devices along `axes` at least."""
+    missing = axes - varying_axes(x)
+    return jax.lax.pcast(x, tuple(missing), to="varying") if missing else x
 
 
 def scan_arity(eqn: Any) -> tuple[int, int]:

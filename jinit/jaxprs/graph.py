@@ -52,7 +52,8 @@ class Graph:
       inputs: value ids of the jaxpr's inputs.
       outputs: value ids of its outputs.
       num_values: value ids are `0 … num_values - 1`.
-      regions: what kind of enclosure each region is (`scan`, `while`, `cond`, `shard_map`, `custom`).
+      regions: what kind of enclosure each region is (`scan`, `while`, `cond`, `shard_map`,
+        `unchecked_shard_map`, `custom`).
     """
 
     nodes: list[Node] = dataclasses.field(default_factory=list)
@@ -112,8 +113,8 @@ class _Builder:
 
     def enclosure(self, eqn: Any, ins: list[int], at: Address, region: Address, lengths: Any) -> list[int]:
         """A call whose values cannot be handed out by the side: `shard_map`, custom derivatives."""
-        name = eqn.primitive.name
-        self.graph.regions[at] = name if name == "shard_map" else "custom"
+        shared = "shard_map" if eqn.params.get("check_vma", True) else "unchecked_shard_map"
+        self.graph.regions[at] = shared if eqn.primitive.name == "shard_map" else "custom"
         inner = self.body(called(eqn), ins, (*at, 0), at, lengths)
         return [self.join("join", [i], at, region, lengths).outs[0] for i in inner]
 

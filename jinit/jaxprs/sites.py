@@ -31,6 +31,7 @@ class Site:
       weight: position of the weight operand.
       signal: position of the other operand; None in a lookup.
       lengths: lengths of the scans around it, outermost first.
+      replicated: mesh axes along which `shard_map` copies the weight: its gradient is the sum over them.
       regions: kinds of all enclosures around it, such as `scan`, `while`, `custom`.
       after_site: whether the signal comes out of another site, rather than straight from the inputs.
       before_site: whether another site comes after it.
@@ -45,6 +46,7 @@ class Site:
     weight: int
     signal: int | None
     lengths: tuple[int, ...]
+    replicated: tuple[str, ...]
     regions: frozenset[str]
     after_site: bool
     before_site: bool
@@ -125,6 +127,7 @@ def _site(
     return Site(
         names, leaves, node.eqn, node.address, (last.address, 0), last.eqn.outvars[0].aval, weight, signal,
         lengths=node.lengths,
+        replicated=order.replicated(node.ins[weight]),
         regions=frozenset(graph.regions[a] for a in enclosures if a in graph.regions),
         after_site=order.after[other],
         before_site=order.before[node.outs[0]],
@@ -141,6 +144,7 @@ class _Order:
         self.outputs = set(graph.outputs)
         made = {n.outs[0] for n in layers}
         entered = {i for n in layers for i in n.ins}
+        self.makers = {o: n for n in graph.nodes for o in n.outs}
         for node in graph.nodes:
             for i in node.ins:
                 self.readers.setdefault(i, []).append(node)
@@ -148,6 +152,14 @@ class _Order:
             for value in seeds:
                 mark[value] = True
         until_stable(lambda: self._spread(graph))
+
+    def replicated(self, value: int) -> tuple[str, ...]:
+        """Mesh axes along which a value was copied just before."""
+        maker = self.makers.get(value)
+        while maker is not None and maker.kind in _LAYOUT:
+            value = maker.ins[0]
+            maker = self.makers.get(value)
+        return tuple(maker.eqn.params["axes"]) if maker is not None and maker.kind == "pvary" else ()
 
     def _spread(self, graph: Graph) -> bool:
         changed = False
@@ -168,12 +180,14 @@ class _Order:
 _LAYOUT = (
     "reshape", "transpose", "convert_element_type", "squeeze", "expand_dims", "broadcast_in_dim", "copy",
     "sharding_constraint", "reduce_precision", "optimization_barrier", "rev",
+    "psum", "psum2", "psum_invariant",  # the rest of a contraction that is spread over devices
 )  # fmt: skip
 
 
 def _last(node: Node, flow: Flow, order: _Order) -> Node:
     """What makes the site's output: the first addition of parameters, if that is all that reads it."""
     value, at = node.outs[0], node
+    complete = node
     while value not in order.outputs:
         readers = [r for r in order.readers.get(value, []) if any(flow.live[o] for o in r.outs)]
         if len(readers) != 1 or readers[0].region != node.region or readers[0].eqn is None:
@@ -189,4 +203,5 @@ def _last(node: Node, flow: Flow, order: _Order) -> Node:
         if at.kind not in _LAYOUT or at.eqn.outvars[0].aval.size != node.eqn.outvars[0].aval.size:
             break
         value = at.outs[0]
-    return node
+        complete = at if at.kind.startswith("psum") else complete
+    return complete

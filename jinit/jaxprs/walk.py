@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jinit._compat import Literal, bind, opened, scan_arity, varying_axes
+from jinit._compat import Literal, bind, opened, scan_arity, vary, varying_axes
 from jinit._typing import Array, PyTree
 from jinit.jaxprs.graph import Address, called
 from jinit.jaxprs.sites import Site
@@ -208,7 +208,7 @@ def _shard_map(walker: _Walker, eqn: Any, ins: list[Any], at: Address, extras: E
 
 
 def _zeros(shapes: PyTree) -> PyTree:
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.tree.map(lambda s: vary(jnp.zeros(s.shape, s.dtype), varying_axes(s)), shapes)
 
 
 _CALLS = ("jit", "pjit", "closed_call", "core_call")

@@ -60,8 +60,7 @@ class _Taps:
         found = self.gauge.enter(site, [lax.stop_gradient(x) for x in operands])
         if extra is not None and extra["weight"] is not None:
             operands = list(operands)
-            statistic = functools.partial(self.gauge.back_to_weight, site)
-            operands[site.weight] = tap(statistic, operands[site.weight], extra["weight"])
+            operands[site.weight] = tap(self._back_to_weight(site), operands[site.weight], extra["weight"])
         return operands, found
 
     def leave(self, index: int, output: Array, extra: PyTree) -> tuple[Array, PyTree]:
@@ -71,6 +70,11 @@ class _Taps:
             output = tap(functools.partial(self.gauge.back_to_output, site), output, extra["output"])
         return output, found
 
+    def _back_to_weight(self, site: Site) -> Callable[[Array], PyTree]:
+        # Each device holds its part of the gradient of a weight that is copied to all of them.
+        total = functools.partial(lax.psum, axis_name=site.replicated) if site.replicated else lambda x: x
+        return lambda cotangent: self.gauge.back_to_weight(site, total(cotangent))
+
     def probes(self) -> Extras:
         """Zero probes for every site that a gradient can be measured at."""
         extras: Extras = {}
@@ -78,8 +82,8 @@ class _Taps:
             weight = site.operands[site.weight]
             if site.regions & {"while", "custom"} or not _inexact(site.output):
                 continue
-            back_to_output = functools.partial(self.gauge.back_to_output, site)
             back_to_weight = functools.partial(self.gauge.back_to_weight, site)
+            back_to_output = functools.partial(self.gauge.back_to_output, site)
             extras[index] = {
                 "output": probe_for(back_to_output, site.output, site.lengths),
                 "weight": probe_for(back_to_weight, weight, site.lengths) if _inexact(weight) else None,
@@ -229,6 +233,8 @@ def _note(site: Site) -> str:
         return "inside a function with its own derivative rule: seen going forward only"
     if "while" in site.regions:
         return "inside a while_loop: sums over its steps, seen going forward only"
+    if "unchecked_shard_map" in site.regions:
+        return "inside shard_map(check_vma=False): gradients are each device's own part of the sum"
     return ""
 
 

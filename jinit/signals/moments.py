@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jinit._compat import vary, varying_axes
 from jinit._typing import Array
 
 
@@ -96,7 +97,7 @@ def _moments(x: Array) -> Moments:
     zero, one, mark = (jnp.asarray(c, dtype) for c in (0, 1, _NONFINITE))
     marks = jnp.where(x == jnp.zeros((), x.dtype), one, jnp.where(finite, zero, mark))
     return Moments(
-        count=jnp.full((), x.size, dtype),
+        count=vary(jnp.full((), x.size, dtype), varying_axes(x)),
         total=jnp.sum(x if jnp.iscomplexobj(x) else x.astype(dtype)),
         total_square=jnp.sum(square),
         marks=jnp.sum(marks),

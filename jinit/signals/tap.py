@@ -8,9 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from jinit._compat import varying_axes
+from jinit._compat import vary, varying_axes
 from jinit._typing import Array, PyTree
 
 Statistic = Callable[[Array], PyTree]
@@ -27,7 +26,7 @@ def tap(statistic: Statistic, x: Array, probe: PyTree) -> Array:
       probe: zeros, from `probe_for`.
     """
     axes = varying_axes(x)
-    return _tap(statistic, axes, x, jax.tree.map(lambda p: _vary(p, axes), probe))
+    return _tap(statistic, axes, x, jax.tree.map(lambda p: vary(p, axes), probe))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -40,16 +39,10 @@ def _forward(statistic: Statistic, axes: frozenset[str], x: Array, probe: PyTree
 
 
 def _backward(statistic: Statistic, axes: frozenset[str], _: None, cotangent: Array) -> tuple[Array, PyTree]:
-    return cotangent, jax.tree.map(lambda s: _vary(s, axes), statistic(cotangent))
+    return cotangent, jax.tree.map(lambda s: vary(s, axes), statistic(cotangent))
 
 
 _tap.defvjp(_forward, _backward)
-
-
-def _vary(x: Array, axes: frozenset[str]) -> Array:
-    """`x`, typed as different on every device along the mesh axes that its companions differ along."""
-    missing = axes - varying_axes(x)
-    return lax.pcast(x, tuple(missing), to="varying") if missing else x
 
 
 def probe_for(statistic: Statistic, aval: Any, lengths: Sequence[int]) -> PyTree:

@@ -41,14 +41,17 @@ class UnitStatistics:
     identical: Array | None = None
 
 
+# Enclosures over whose steps or devices parts add up, which would make no sense of these statistics.
+_SUMMED = frozenset({"while", "shard_map", "unchecked_shard_map"})
+
+
 class UnitGauge(Gauge):
     """Moments, and beside them what `UnitStatistics` is made of."""
 
     def enter(self, site: Site, operands: list[Array]) -> dict[str, Any]:
         found = super().enter(site, operands)
         axes = axes_of(site)
-        # Inside a while loop and on several devices parts add up; these would mean nothing.
-        if axes is None or site.regions & {"while", "shard_map"}:
+        if axes is None or site.regions & _SUMMED:
             return found
         x = _wide(operands[1 - site.weight])
         found["dead"] = dead_share(x, axes.features)
@@ -68,7 +71,7 @@ class UnitGauge(Gauge):
     def _print(self, name: str, site: Site, x: Array) -> dict[str, Any]:
         axes = axes_of(site)
         moved = x.shape != site.eqn.outvars[0].aval.shape
-        if axes is None or moved or not axes.units or site.regions & {"while", "shard_map"}:
+        if axes is None or moved or not axes.units or site.regions & _SUMMED:
             return {}
         return {name: fingerprint(x, axes.output_units)}
 
