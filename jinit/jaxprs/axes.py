@@ -12,7 +12,7 @@ class Axes:
     """Roles of the axes at a contraction.
 
     Attributes:
-      features: axes of the signal that are summed over (with those shared with the weight, such as experts).
+      features: axes of the signal that are summed over, with those shared with the weight (experts).
       examples: axes of the signal that tell examples apart; the positions of a convolution are not among them.
       units: axes of the weight, one index of which makes one output unit.
       output_units: axes of the contraction's result that index the units, in the order of `units`.
@@ -31,7 +31,9 @@ def axes_of(site: Site) -> Axes | None:
         return _of_dot(site)
     if name == "conv_general_dilated" and site.weight == 1:
         numbers = site.eqn.params["dimension_numbers"]
-        return Axes((numbers.lhs_spec[1],), (numbers.lhs_spec[0],), (numbers.rhs_spec[0],), (numbers.out_spec[1],))
+        return Axes(
+            (numbers.lhs_spec[1],), (numbers.lhs_spec[0],), (numbers.rhs_spec[0],), (numbers.out_spec[1],)
+        )
     return None
 
 
@@ -39,9 +41,7 @@ def _of_dot(site: Site) -> Axes:
     contracted, batch = site.eqn.params["dimension_numbers"]
     weight, signal = site.weight, 1 - site.weight
     ranks = [len(a.shape) for a in site.operands[:2]]
-    free = [
-        tuple(i for i in range(ranks[k]) if i not in contracted[k] and i not in batch[k]) for k in (0, 1)
-    ]
+    free = [tuple(i for i in range(ranks[k]) if i not in contracted[k] and i not in batch[k]) for k in (0, 1)]
     num_batch = len(batch[0])
     first = num_batch + (len(free[0]) if weight == 1 else 0)
     return Axes(

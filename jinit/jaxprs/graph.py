@@ -63,6 +63,7 @@ class Graph:
     regions: dict[Address, str] = dataclasses.field(default_factory=dict)
 
     def value(self) -> int:
+        """A new value id."""
         self.num_values += 1
         return self.num_values - 1
 

@@ -8,7 +8,18 @@ from jinit.jaxprs.graph import Graph, Node
 from jinit.jaxprs.tracing import Program
 
 # Adding a parameter to a signal, or laying it beside one, is what biases and learned tokens do.
-_ADDITIONS = ("add", "add_any", "sub", "concatenate", "select_n", "join", "scan", "dynamic_update_slice", "pad", "max")
+_ADDITIONS = (
+    "add",
+    "add_any",
+    "sub",
+    "concatenate",
+    "select_n",
+    "join",
+    "scan",
+    "dynamic_update_slice",
+    "pad",
+    "max",
+)
 
 
 def not_followed(program: Program, graph: Graph, flow: Flow, layers: list[Node]) -> dict[str, str]:
@@ -58,7 +69,9 @@ def _meetings(graph: Graph, flow: Flow, layers: list[Node]) -> dict[int, str]:
             if flow.dotted[value] or flow.axes[value] < 2:
                 continue
             for i in flow.leaves[value]:
-                reasons.setdefault(i, f"it meets the signal in `{node.kind}`, in no contraction or lookup{_at(node)}")
+                reasons.setdefault(
+                    i, f"it meets the signal in `{node.kind}`, in no contraction or lookup{_at(node)}"
+                )
     return reasons
 
 

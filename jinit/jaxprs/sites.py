@@ -10,7 +10,15 @@ import jax.numpy as jnp
 
 from jinit._compat import source_of
 from jinit.jaxprs.dataflow import (
-    CONST, PARAMS, SIGNAL, Flow, analyse, contracts, is_layer, until_stable, weight_position,
+    CONST,
+    PARAMS,
+    SIGNAL,
+    Flow,
+    analyse,
+    contracts,
+    is_layer,
+    until_stable,
+    weight_position,
 )  # fmt: skip
 from jinit.jaxprs.graph import Address, Graph, Node, flatten
 from jinit.jaxprs.missing import not_followed
@@ -85,9 +93,7 @@ def find_sites(program: Program) -> Sites:
     order = _Order(graph, layers)
     leaves = [_leaves_of(n, flow) for n in layers]
     names = _names(program, leaves)
-    sites = tuple(
-        _site(graph, flow, order, *facts) for facts in zip(layers, leaves, names, strict=True)
-    )
+    sites = tuple(_site(graph, flow, order, *facts) for facts in zip(layers, leaves, names, strict=True))
     unused = tuple(p for p, v in zip(program.paths, graph.inputs, strict=False) if not flow.live[v])
     return Sites(sites, unused, not_followed(program, graph, flow, layers))
 

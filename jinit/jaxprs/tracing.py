@@ -43,9 +43,7 @@ class Signature:
         return jax.tree.unflatten(self.tree, leaves)
 
 
-def split(
-    params: PyTree, inputs: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Signature, list[Array]]:
+def split(params: PyTree, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Signature, list[Array]]:
     """The signature of a call, and its arrays: those of `params` first."""
     leaves, tree = jax.tree.flatten((params, inputs, kwargs))
     traced = [_is_traced(x) for x in leaves]
@@ -137,7 +135,9 @@ def _explain(error: Exception, signature: Signature, arrays: list[Array], caller
     note = f"`{caller}`: tracing `apply(params, *inputs)` failed with {signature.num_params} parameter"
     note += f" arrays and inputs ({shapes})."
     if isinstance(error, jax.errors.JAXTypeError):
-        note += "\nEvery array argument is traced, as under `jax.jit`; booleans and strings are held as they are."
+        note += (
+            "\nEvery array argument is traced, as under `jax.jit`; booleans and strings are held as they are."
+        )
     if "trace level" in str(error) or isinstance(error, jax.errors.UnexpectedTracerError):
         note += "\n`apply` must be pure: for an nnx module use `apply, params = jinit.functional(model)`."
     return note

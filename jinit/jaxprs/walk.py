@@ -107,7 +107,9 @@ class _Walker:
             ins, parts[index, "enter"] = self.visitor.enter(index, ins, extras.get(index))
         outs = bind(eqn, ins)
         for index, position in self.leaves.get(at, ()):
-            outs[position], parts[index, "leave"] = self.visitor.leave(index, outs[position], extras.get(index))
+            outs[position], parts[index, "leave"] = self.visitor.leave(
+                index, outs[position], extras.get(index)
+            )
         return outs, parts
 
     def inner(self, jaxpr: Any, at: Address) -> Callable[[Sequence[Any], Extras], tuple[list[Any], Parts]]:
@@ -138,7 +140,11 @@ def _custom(walker: _Walker, eqn: Any, ins: list[Any], at: Address, extras: Extr
 def _scan(walker: _Walker, eqn: Any, ins: list[Any], at: Address, extras: Extras) -> Any:
     num_consts, num_carries = scan_arity(eqn)
     run = walker.inner(eqn.params["jaxpr"], (*at, 0))
-    consts, start, xs = ins[:num_consts], ins[num_consts : num_consts + num_carries], ins[num_consts + num_carries :]
+    consts, start, xs = (
+        ins[:num_consts],
+        ins[num_consts : num_consts + num_carries],
+        ins[num_consts + num_carries :],
+    )
 
     def step(carry: list[Any], scanned: Any) -> Any:
         x, extras = scanned

@@ -1,0 +1,1 @@
+"""How signals travel through a network, forward and backward."""

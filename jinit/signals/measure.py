@@ -9,194 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
 from jinit._errors import message
 from jinit._typing import Array, Key, PyTree
-from jinit.jaxprs.sites import Site, Sites, find_sites
-from jinit.jaxprs.tracing import Program, Signature, check_call, split, trace
-from jinit.jaxprs.walk import Extras, Parts, walk
+from jinit.jaxprs.sites import Site
+from jinit.jaxprs.tracing import Signature, check_call, split
 from jinit.signals.moments import Moments
+from jinit.signals.observe import Gauge, Pass, observe
 from jinit.signals.records import Record, Records
-from jinit.signals.tap import probe_for, tap
-
-
-class Gauge:
-    """What to compute at a site, forward and backward; moments alone, in `measure`.
-
-    Each method returns a pytree of arrays. They are traced once a site, inside one program.
-    """
-
-    def enter(self, site: Site, operands: list[Array]) -> dict[str, Any]:
-        """Statistics of the operands of the contraction."""
-        found: dict[str, Any] = {"weight": Moments.of(operands[site.weight])}
-        if site.signal is not None:
-            found["input"] = Moments.of(operands[site.signal])
-        return found
-
-    def leave(self, site: Site, output: Array) -> dict[str, Any]:
-        """Statistics of the output."""
-        return {"output": Moments.of(output)}
-
-    def back_to_output(self, site: Site, cotangent: Array) -> dict[str, Any]:
-        """Statistics of the gradient with respect to the output."""
-        return {"cotangent": Moments.of(cotangent)}
-
-    def back_to_weight(self, site: Site, cotangent: Array) -> dict[str, Any]:
-        """Statistics of the gradient with respect to the weight operand."""
-        return {"weight_gradient": Moments.of(cotangent)}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Taps:
-    """The visitor that measures: parts going forward, probes for what comes back."""
-
-    gauge: Gauge
-    sites: tuple[Site, ...]
-
-    def enter(self, index: int, operands: list[Array], extra: PyTree) -> tuple[list[Array], PyTree]:
-        site = self.sites[index]
-        found = self.gauge.enter(site, [lax.stop_gradient(x) for x in operands])
-        if extra is not None and extra["weight"] is not None:
-            operands = list(operands)
-            operands[site.weight] = tap(self._back_to_weight(site), operands[site.weight], extra["weight"])
-        return operands, found
-
-    def leave(self, index: int, output: Array, extra: PyTree) -> tuple[Array, PyTree]:
-        site = self.sites[index]
-        found = self.gauge.leave(site, lax.stop_gradient(output))
-        if extra is not None:
-            output = tap(functools.partial(self.gauge.back_to_output, site), output, extra["output"])
-        return output, found
-
-    def _back_to_weight(self, site: Site) -> Callable[[Array], PyTree]:
-        # Each device holds its part of the gradient of a weight that is copied to all of them.
-        total = functools.partial(lax.psum, axis_name=site.replicated) if site.replicated else lambda x: x
-        return lambda cotangent: self.gauge.back_to_weight(site, total(cotangent))
-
-    def probes(self) -> Extras:
-        """Zero probes for every site that a gradient can be measured at."""
-        extras: Extras = {}
-        for index, site in enumerate(self.sites):
-            weight = site.operands[site.weight]
-            if site.regions & {"while", "custom"} or not _inexact(site.output):
-                continue
-            back_to_weight = functools.partial(self.gauge.back_to_weight, site)
-            back_to_output = functools.partial(self.gauge.back_to_output, site)
-            extras[index] = {
-                "output": probe_for(back_to_output, site.output, site.lengths),
-                "weight": probe_for(back_to_weight, weight, site.lengths) if _inexact(weight) else None,
-            }
-        return extras
-
-
-def _inexact(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.inexact)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pass:
-    """One pass over a network: its program, its sites, and what the gauge found.
-
-    Attributes:
-      found: for every site, what the gauge's methods returned, in one dict.
-    """
-
-    program: Program
-    sites: Sites
-    found: list[dict[str, Any]]
-
-
-def observe(
-    apply: Callable[..., PyTree],
-    signature: Signature,
-    arrays: list[Array],
-    gauge: Gauge,
-    *,
-    backward: bool,
-    loss: Callable[[PyTree], Array] | None,
-    key: Key,
-    caller: str,
-) -> tuple[PyTree, Pass]:
-    """Trace `apply`, run it with a gauge at every site, and pull a cotangent back through it."""
-    program = trace(apply, signature, arrays, caller=caller)
-    sites = find_sites(program)
-    _check_params(program, sites, caller)
-    taps = _Taps(gauge, sites.sites)
-
-    def run(probes: Extras) -> tuple[list[Array], Parts]:
-        return walk(program, sites.sites, arrays, taps, probes)
-
-    if not backward:
-        outs, parts = run({})
-        back: Extras = {}
-    else:
-        outs, back, parts = _pull(run, taps.probes(), program.out_tree, loss, key, caller)
-    found = [_merge(parts, back, index) for index in range(len(sites.sites))]
-    return jax.tree.unflatten(program.out_tree, outs), Pass(program, sites, found)
-
-
-def _pull(
-    run: Callable[[Extras], tuple[list[Array], Parts]],
-    probes: Extras,
-    out_tree: Any,
-    loss: Callable[[PyTree], Array] | None,
-    key: Key,
-    caller: str,
-) -> tuple[list[Array], Extras, Parts]:
-    try:
-        outs, pull, parts = jax.vjp(run, probes, has_aux=True)
-    except ValueError as error:
-        if "while_loop" in str(error):
-            error.add_note(
-                f"`{caller}`: `apply` holds a `while_loop`, which has no reverse-mode derivative. "
-                "Measure forward alone with `backward=False`."
-            )
-        raise
-    cotangents = _random_cotangents(outs, key) if loss is None else _loss_cotangents(outs, out_tree, loss, caller)
-    (back,) = pull(cotangents)
-    return outs, back, parts
-
-
-def _random_cotangents(outs: list[Array], key: Key) -> list[Array]:
-    cotangents = []
-    for out, subkey in zip(outs, jax.random.split(key, max(len(outs), 1)), strict=False):
-        if not _inexact(out):
-            cotangents.append(np.zeros(out.shape, jax.dtypes.float0))
-            continue
-        # Sampled wide and rounded once: narrow samplers are biased.
-        wide = jnp.promote_types(out.dtype, jnp.float32)
-        cotangents.append(lax.convert_element_type(jax.random.normal(subkey, out.shape, wide), out.dtype))
-    return cotangents
-
-
-def _loss_cotangents(
-    outs: list[Array], out_tree: Any, loss: Callable[[PyTree], Array], caller: str
-) -> list[Array]:
-    value, pull = jax.vjp(lambda outs: loss(jax.tree.unflatten(out_tree, outs)), outs)
-    if jnp.shape(value) != () or not _inexact(value):
-        must = "`loss` must map the outputs to one floating number"
-        raise ValueError(message(caller, must, jax.typeof(value).str_short(), "Take the mean over the batch."))
-    (cotangents,) = pull(jnp.ones_like(value))
-    return cotangents
-
-
-def _merge(parts: Parts, back: Extras, index: int) -> dict[str, Any]:
-    probes = back.get(index, {})
-    forward = {**parts[index, "enter"], **parts[index, "leave"]}
-    return {**forward, **probes.get("output", {}), **(probes.get("weight") or {})}
-
-
-def _check_params(program: Program, sites: Sites, caller: str) -> None:
-    if not program.paths:
-        must = "`params` must hold at least one array"
-        raise ValueError(message(caller, must, "none", "Call it as `f(params, *inputs)`, parameters first."))
-    if len(sites.unused) == len(program.paths):
-        shown = ", ".join(sites.unused[:3])
-        must = "the outputs of `apply` must depend on `params`"
-        advice = "Was a model closed over? For nnx use `apply, params = jinit.functional(model)`."
-        raise ValueError(message(caller, must, f"{len(sites.unused)} leaves that no output depends on ({shown}, …)", advice))
 
 
 def records_of(run: Pass, arrays: list[Array]) -> Records:
@@ -297,7 +117,9 @@ def measure(
     caller = "jinit.measure(...)"
     check_call(apply, caller=caller)
     if loss is not None and not backward:
-        raise ValueError(message(caller, "`loss` needs `backward=True`", "backward=False", "Drop one of them."))
+        raise ValueError(
+            message(caller, "`loss` needs `backward=True`", "backward=False", "Drop one of them.")
+        )
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(signature: Signature, arrays: list[Array], key: Key) -> tuple[PyTree, Records]:

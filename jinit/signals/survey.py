@@ -9,13 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jinit._typing import Array, Key, PyTree
 from jinit.jaxprs.axes import axes_of
 from jinit.jaxprs.sites import Site
 from jinit.jaxprs.tracing import Signature, check_call, param_paths, split
-from jinit.signals.measure import Pass, observe, records_of
+from jinit.signals.measure import records_of
 from jinit.signals.moments import Moments
+from jinit.signals.observe import Pass, observe
 from jinit.signals.records import Records
 from jinit.signals.units import UnitGauge, UnitStatistics, units_of
 
@@ -33,7 +35,7 @@ class SiteInfo:
       units: number of output units.
       lengths: lengths of the scans around it, outermost first; `()` outside of any.
       source: `file.py:12 (function)` of the user's line.
-      reads_network_input: whether the signal operand comes from the network's inputs without passing another site.
+      reads_network_input: whether the signal comes from the network's inputs, past no other site.
       feeds_output_only: whether nothing but the network's outputs uses it (no later site).
     """
 
@@ -138,14 +140,25 @@ def _found(one_pass: Pass, arrays: list[Array]) -> _Found:
     paths = one_pass.program.paths
     infos = tuple(_info(name, site, paths) for site, _ in pairs for name in site.names)
     units = [{k: v for k, v in found.items() if not isinstance(v, Moments)} for _, found in pairs]
-    facts = (infos, tuple(site.names for site, _ in pairs), one_pass.sites.unused, tuple(one_pass.sites.not_followed.items()))
+    facts = (
+        infos,
+        tuple(site.names for site, _ in pairs),
+        one_pass.sites.unused,
+        tuple(one_pass.sites.not_followed.items()),
+    )
     return _Found(records_of(one_pass, arrays), units, facts)
 
 
 def _info(name: str, site: Site, paths: tuple[str, ...]) -> SiteInfo:
     axes = axes_of(site)
     weight = site.operands[site.weight].shape
-    units = math.prod(weight[i] for i in axes.units) if axes else site.output.shape[-1] if site.output.shape else 1
+    units = (
+        math.prod(weight[i] for i in axes.units)
+        if axes
+        else site.output.shape[-1]
+        if site.output.shape
+        else 1
+    )
     return SiteInfo(
         name=name,
         kind=site.eqn.primitive.name,
@@ -164,9 +177,11 @@ def _survey(
     found: _Found, paths: tuple[str, ...], arrays: list[Array], outputs: PyTree, backward_error: str
 ) -> Survey:
     # Leaf by leaf, with one cached program a shape: one large program would take long to compile.
-    of_params = jax.device_get([Moments.of(x) for x in map(jax.numpy.asarray, arrays[: len(paths)]) if _numeric(x)])
-    named = dict(zip([p for p, x in zip(paths, arrays, strict=False) if _numeric(jax.numpy.asarray(x))], of_params, strict=True))
-    of_outputs = jax.device_get([Moments.of(x) for x in jax.tree.leaves(outputs) if _numeric(x)])
+    leaves = {p: jnp.asarray(x) for p, x in zip(paths, arrays, strict=False)}
+    moments = {p: Moments.of(x) for p, x in leaves.items() if _inexact(x)}
+    of_params, of_outputs = jax.device_get(
+        (moments, [Moments.of(x) for x in jax.tree.leaves(outputs) if _inexact(x)])
+    )
     infos, names, unused, not_followed = found.facts
     units = [units_of(u) for u in jax.device_get(found.units)]
     return Survey(
@@ -175,12 +190,14 @@ def _survey(
         units={name: u for of_site, u in zip(names, units, strict=True) for name in of_site},
         unused=unused,
         not_followed=dict(not_followed),
-        nonfinite_parameters={p: int(m.nonfinite_count) for p, m in named.items() if m.nonfinite_count > 0},
-        zero_parameters=tuple(p for p, m in named.items() if m.count > 0 and m.zero_count == m.count),
+        nonfinite_parameters={
+            p: int(m.nonfinite_count) for p, m in of_params.items() if m.nonfinite_count > 0
+        },
+        zero_parameters=tuple(p for p, m in of_params.items() if m.count > 0 and m.zero_count == m.count),
         nonfinite_outputs=sum(int(m.nonfinite_count) for m in of_outputs),
         backward_error=backward_error,
     )
 
 
-def _numeric(x: Array) -> bool:
-    return jax.numpy.issubdtype(x.dtype, jax.numpy.inexact)
+def _inexact(x: Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.inexact)

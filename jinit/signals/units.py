@@ -13,7 +13,7 @@ import numpy as np
 from jinit._typing import Array
 from jinit.jaxprs.axes import axes_of
 from jinit.jaxprs.sites import Site
-from jinit.signals.measure import Gauge
+from jinit.signals.observe import Gauge
 
 
 @jax.tree_util.register_dataclass
@@ -49,6 +49,7 @@ class UnitGauge(Gauge):
     """Moments, and beside them what `UnitStatistics` is made of."""
 
     def enter(self, site: Site, operands: list[Array]) -> dict[str, Any]:
+        """Moments, and what tells dead, saturated and collapsed inputs."""
         found = super().enter(site, operands)
         axes = axes_of(site)
         if axes is None or site.regions & _SUMMED:
@@ -63,9 +64,11 @@ class UnitGauge(Gauge):
         return found
 
     def leave(self, site: Site, output: Array) -> dict[str, Any]:
+        """Moments, and a fingerprint of every unit."""
         return {**super().leave(site, output), **self._print("output_print", site, output)}
 
     def back_to_output(self, site: Site, cotangent: Array) -> dict[str, Any]:
+        """Moments, and a fingerprint of every unit's gradient."""
         return {**super().back_to_output(site, cotangent), **self._print("cotangent_print", site, cotangent)}
 
     def _print(self, name: str, site: Site, x: Array) -> dict[str, Any]:
@@ -135,11 +138,11 @@ def units_of(found: dict[str, Any]) -> UnitStatistics:
     Fingerprints are compared here rather than in the program: a sort costs little to run and much to compile.
     """
     prints = [np.asarray(found[k]) for k in ("weight_print", "output_print", "cotangent_print") if k in found]
-    forward = together = None
+    twins = {}
     if "weight_print" in found and "output_print" in found:
-        forward = _share_with_twin(prints[:2])
-        together = _share_with_twin(prints) if len(prints) == 3 else None
-    return UnitStatistics(found.get("dead"), found.get("saturated"), found.get("cosine"), forward, together)
+        twins["identical_forward"] = _share_with_twin(prints[:2])
+        twins["identical"] = _share_with_twin(prints) if len(prints) == 3 else None
+    return UnitStatistics(**{k: found.get(k) for k in ("dead", "saturated", "cosine")}, **twins)
 
 
 def _share_with_twin(prints: list[np.ndarray]) -> np.ndarray:

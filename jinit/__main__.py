@@ -1,0 +1,5 @@
+"""`python -m jinit`."""
+
+from jinit.report.cli import main
+
+raise SystemExit(main())
