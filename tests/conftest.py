@@ -1,0 +1,38 @@
+"""Every test runs strictly: no implicit dtype or rank promotion, and eight CPU devices to shard over.
+
+`JAX_PLATFORMS` is left alone, so that the suite runs on a machine with an accelerator too. The eight devices
+are `jax.devices("cpu")` there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+DEVICES = "--xla_force_host_platform_device_count"
+FLAGS = os.environ.get("XLA_FLAGS", "")  # read when the backend starts, so set before JAX is imported
+if DEVICES not in FLAGS:
+    os.environ["XLA_FLAGS"] = f"{FLAGS} {DEVICES}=8".strip()
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def _promotion(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Gives a test marked `standard_promotion` JAX's usual rules: the code it calls is not ours to mend."""
+    if request.node.get_closest_marker("standard_promotion") is None:
+        yield
+        return
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def cpus() -> list[jax.Device]:
+    """Eight CPU devices, whatever the default backend is."""
+    return jax.devices("cpu")[:8]

@@ -1,0 +1,118 @@
+"""The documentation is complete and its examples run: docstrings, the API page, README and guides."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import os
+import re
+import subprocess
+import types
+from pathlib import Path
+
+import pytest
+
+import jinit
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+COMMAND = re.compile(r"^<!-- (.+) command -->\n```sh\n(.+)\n```$", re.MULTILINE)
+
+
+def public_names() -> list[str]:
+    hidden = (types.ModuleType, type(annotations))
+    return sorted(
+        name for name, value in vars(jinit).items() if name[0] != "_" and not isinstance(value, hidden)
+    )
+
+
+def documented(page: str) -> list[str]:
+    """The names that an API page lists."""
+    return sorted(re.findall(r"^\.\. auto(?:function|class|data):: (\w+)$", page, re.MULTILINE))
+
+
+def flaws(doc: str | None) -> list[str]:
+    """What a public docstring lacks."""
+    if not doc:
+        return ["no docstring"]
+    needed = {"Example": r"^Examples?:", "doctest": r"^ *>>> "}
+    return [part for part, pattern in needed.items() if not re.search(pattern, doc, re.MULTILINE)]
+
+
+def blocks(page: str) -> list[str]:
+    """The Python examples of a page."""
+    return re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
+def test_there_are_public_names():
+    assert {"he_normal", "measure", "diagnose"} <= set(public_names())
+
+
+@pytest.mark.parametrize("name", public_names())
+def test_docstring(name):
+    assert flaws(inspect.getdoc(getattr(jinit, name))) == []
+
+
+def test_docstring_check_can_fail():
+    assert flaws(None) == ["no docstring"]
+    assert flaws("Draws.") == ["Example", "doctest"]
+    assert flaws("Draws.\n\nExample:\n    >>> 1\n    1") == []
+
+
+def test_api_page_lists_every_public_name_once():
+    assert documented((ROOT / "docs/api.md").read_text()) == public_names()
+
+
+def test_guide_names_every_initializer():
+    section = (ROOT / "docs/api.md").read_text().split("\n## ")[1]
+    assert section.startswith("Initializers")
+    guide = (ROOT / "docs/initializers.md").read_text()
+    unnamed = [name for name in documented(section) if not re.search(rf"`{name}(\(\))?`", guide)]
+    assert [name for name in unnamed if not name.startswith(("kaiming_", "xavier_"))] == []
+
+
+def test_api_page_check_can_fail():
+    assert documented(".. autofunction:: a\n.. autoclass:: B\n   :members:\nautofunction:: c") == ["B", "a"]
+
+
+@pytest.mark.standard_promotion
+@pytest.mark.parametrize("page", PAGES)
+def test_examples_of_a_page_run_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for number, block in enumerate(blocks((ROOT / page).read_text())):
+        exec(compile(block, f"{page}, example {number}", "exec", dont_inherit=True), namespace)
+
+
+def test_pages_have_examples():
+    assert blocks("text\n```python\nx = 1\n```\n```sh\nls\n```\n") == ["x = 1\n"]
+    assert len(blocks((ROOT / "README.md").read_text())) >= 3
+
+
+def test_readme_has_both_commands():
+    commands = dict(COMMAND.findall((ROOT / "README.md").read_text()))
+    assert set(commands) == {"demo", "test"}
+    assert all(command.startswith("python3 -m venv .venv && ") for command in commands.values())
+
+
+def test_version_is_told_once():
+    version = importlib.metadata.version("jinit")
+    assert getattr(jinit, "__version__", version) == version
+    assert re.search(
+        rf"^## \[{re.escape(version)}\]|^## \[Unreleased\]", (ROOT / "CHANGELOG.md").read_text(), re.M
+    )
+
+
+@pytest.mark.parametrize("what", ["demo", "test"])
+def test_ci_runs_the_command_of_the_readme(what):
+    if not (ROOT / ".ci/run").exists():
+        pytest.skip("not a checkout")
+    done = subprocess.run(
+        [ROOT / ".ci/run", "--show", what],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.strip() == dict(COMMAND.findall((ROOT / "README.md").read_text()))[what]
