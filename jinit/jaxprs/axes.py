@@ -13,7 +13,7 @@ class Axes:
 
     Attributes:
       features: axes of the signal that are summed over, with those shared with the weight (experts).
-      examples: axes of the signal that tell examples apart; the positions of a convolution are not among them.
+      examples: axes of the signal that tell examples apart; positions of a convolution do not.
       units: axes of the weight, one index of which makes one output unit.
       output_units: axes of the contraction's result that index the units, in the order of `units`.
     """

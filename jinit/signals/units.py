@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jinit._typing import Array
 from jinit.jaxprs.axes import axes_of
@@ -55,10 +56,9 @@ class UnitGauge(Gauge):
         if axes is None or site.regions & _SUMMED:
             return found
         x = _wide(operands[1 - site.weight])
-        found["dead"] = dead_share(x, axes.features)
+        found["feature_size"] = feature_size(x, axes.features)
         found["saturated"] = saturated_share(x)
-        if math.prod(x.shape[i] for i in axes.examples) > 1:
-            found["cosine"] = mean_cosine(x, axes.examples)
+        found["directions"], found["num_directions"] = sum_of_directions(x, axes.examples)
         if len(axes.units) and not jnp.issubdtype(operands[site.weight].dtype, jnp.integer):
             found["weight_print"] = fingerprint(operands[site.weight], axes.units)
         return found
@@ -83,10 +83,11 @@ def _wide(x: Array) -> Array:
     return x if jnp.iscomplexobj(x) else x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def dead_share(x: Array, features: tuple[int, ...]) -> Array:
-    """Share of the features that are exactly zero in every example."""
-    others = tuple(i for i in range(x.ndim) if i not in features)
-    return jnp.mean(jnp.all(x == 0, axis=others).astype(jnp.float32))
+def feature_size(x: Array, features: tuple[int, ...]) -> Array:
+    """The largest size of every feature over the examples: zero where the feature is dead."""
+    return jnp.max(jnp.abs(x), axis=tuple(i for i in range(x.ndim) if i not in features), initial=0).reshape(
+        -1
+    )
 
 
 def saturated_share(x: Array) -> Array:
@@ -98,30 +99,25 @@ def saturated_share(x: Array) -> Array:
     return jnp.mean(at_end.astype(jnp.float32))
 
 
-def mean_cosine(x: Array, examples: tuple[int, ...]) -> Array:
-    """Mean cosine similarity over all pairs of different examples, those that are all zero apart.
-
-    With unit vectors `u_i`, `Σ_{i≠j} u_i·u_j = |Σ u_i|² − n`: no pair is ever formed.
-    """
+def sum_of_directions(x: Array, examples: tuple[int, ...]) -> tuple[Array, Array]:
+    """`Σ u_i` over the unit vectors of the examples, and their number, those too small to square left out."""
     rows = jnp.moveaxis(x, examples, range(len(examples)))
     rows = rows.reshape(math.prod(rows.shape[: len(examples)]), -1)
-    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
-    rows = rows / jnp.where(largest > 0, largest, jnp.ones_like(largest))
-    norms = jnp.sqrt(jnp.sum(jnp.abs(rows) ** 2, axis=1, keepdims=True))
-    units = rows / jnp.where(norms > 0, norms, jnp.ones_like(norms))
-    n = jnp.sum((norms > 0).astype(norms.dtype))
-    pairs = n * (n - 1)
-    total = jnp.sum(jnp.abs(jnp.sum(units, axis=0)) ** 2)
-    return jnp.where(pairs > 0, (total - n) / jnp.where(pairs > 0, pairs, 1), jnp.zeros_like(total))
+    squares = jnp.sum(jnp.abs(rows) ** 2, axis=1)
+    some = squares > 0
+    inverse = jnp.where(
+        some, lax.rsqrt(jnp.where(some, squares, jnp.ones_like(squares))), jnp.zeros_like(squares)
+    )
+    return jnp.dot(inverse.astype(rows.dtype), rows), jnp.sum(some.astype(squares.dtype))
 
 
 def fingerprint(x: Array, units: tuple[int, ...]) -> Array:
     """One number for each unit, a random projection of all that belongs to it: equal for equal units."""
     x = jnp.abs(x) if jnp.iscomplexobj(x) else x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    columns = jnp.moveaxis(x, units, range(-len(units), 0))
-    shape = columns.shape[: x.ndim - len(units)]
-    columns = columns.reshape(math.prod(shape), -1)
-    return jnp.sum(columns * _noise(columns.shape[0], columns.dtype)[:, None], axis=0)
+    others = tuple(i for i in range(x.ndim) if i not in units)
+    shape = tuple(x.shape[i] for i in others)
+    noise = _noise(math.prod(shape), x.dtype).reshape(shape)
+    return jnp.tensordot(noise, x, axes=(tuple(range(len(others))), others)).reshape(-1)
 
 
 def _noise(n: int, dtype: Any) -> Array:
@@ -138,22 +134,37 @@ def units_of(found: dict[str, Any]) -> UnitStatistics:
     Fingerprints are compared here rather than in the program: a sort costs little to run and much to compile.
     """
     prints = [np.asarray(found[k]) for k in ("weight_print", "output_print", "cotangent_print") if k in found]
-    twins = {}
+    stats = {}
+    if "feature_size" in found:
+        stats["dead"] = np.mean(np.asarray(found["feature_size"]) == 0, axis=-1)
+        stats["saturated"] = found["saturated"]
+        stats["cosine"] = _mean_cosine(np.asarray(found["directions"]), np.asarray(found["num_directions"]))
     if "weight_print" in found and "output_print" in found:
-        twins["identical_forward"] = _share_with_twin(prints[:2])
-        twins["identical"] = _share_with_twin(prints) if len(prints) == 3 else None
-    return UnitStatistics(**{k: found.get(k) for k in ("dead", "saturated", "cosine")}, **twins)
+        stats["identical_forward"] = _share_with_twin(prints[:2])
+        stats["identical"] = _share_with_twin(prints) if len(prints) == 3 else None
+    return UnitStatistics(**stats)
+
+
+def _mean_cosine(directions: np.ndarray, count: np.ndarray) -> np.ndarray | None:
+    """Mean cosine over all pairs of different examples.
+
+    With unit vectors `u_i`, `Σ_{i≠j} u_i·u_j = |Σ u_i|² − n`: no pair is ever formed.
+    """
+    if np.all(count < 2):
+        return None
+    pairs = np.maximum(count * (count - 1), 1)
+    return np.where(count > 1, (np.sum(np.abs(directions) ** 2, axis=-1) - count) / pairs, 0.0)
 
 
 def _share_with_twin(prints: list[np.ndarray]) -> np.ndarray:
     """Share of the units that agree with some other unit in every fingerprint, over the last axis.
 
-    Weights of equal units are equal to the bit and so are their sums; a matrix product may round its
-    columns differently, hence the room for the rest. That three unequal numbers agree is a chance of 1e-10.
+    A matrix product may round its columns differently, hence the room, more for what comes out of another
+    product. That three unequal numbers agree is a chance of 1e-10.
     """
     order = np.argsort(prints[0], axis=-1, kind="stable")
     same = np.ones((*order.shape[:-1], max(order.shape[-1] - 1, 0)), bool)
-    for values, room in zip(prints, (1e-6, 1e-4, 1e-4), strict=False):
+    for values, room in zip(prints, (1e-5, 1e-4, 1e-4), strict=False):
         values = np.take_along_axis(values, order, axis=-1)
         scale = np.max(np.abs(values), axis=-1, keepdims=True, initial=0)
         same &= np.abs(values[..., 1:] - values[..., :-1]) <= room * scale

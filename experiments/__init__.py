@@ -1,0 +1,1 @@
+"""Claims, each with the program that checks it. Built on the public names of jinit alone."""
