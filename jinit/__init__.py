@@ -35,6 +35,10 @@ from jinit.initializers.structured import identity as identity
 from jinit.initializers.structured import sparse as sparse
 from jinit.initializers.variance_scaling import fan_in_uniform as fan_in_uniform
 from jinit.initializers.variance_scaling import variance_scaling as variance_scaling
+from jinit.report.finding import Finding as Finding
+from jinit.report.report import Report as Report
+from jinit.report.report import diagnose as diagnose
+from jinit.report.thresholds import Thresholds as Thresholds
 from jinit.signals.measure import measure as measure
 from jinit.signals.moments import Moments as Moments
 from jinit.signals.records import Record as Record

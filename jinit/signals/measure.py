@@ -39,7 +39,7 @@ def _whole(record: Record) -> Record:
         if back is None or like is None:
             return back
         missing = jnp.where(back.count == 0, like.count, jnp.zeros_like(like.count))
-        return dataclasses.replace(back, count=back.count + missing, marks=back.marks + missing)
+        return dataclasses.replace(back, count=back.count + missing, zero_count=back.zero_count + missing)
 
     return dataclasses.replace(
         record,

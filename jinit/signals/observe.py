@@ -13,12 +13,12 @@ import numpy as np
 from jax import lax
 
 from jinit._errors import message
-from jinit._typing import Array, Key, PyTree
+from jinit._typing import Array, Key, PyTree, at_least_float32
 from jinit.jaxprs.sites import Site, Sites, find_sites
 from jinit.jaxprs.tracing import Program, Signature, trace
 from jinit.jaxprs.walk import Extras, Parts, walk
 from jinit.signals.moments import Moments
-from jinit.signals.tap import probe_for, tap
+from jinit.signals.tap import probe_of, probe_shape, tap
 
 
 class Gauge:
@@ -77,17 +77,28 @@ class _Taps:
     def probes(self) -> Extras:
         """Zero probes for every site that a gradient can be measured at."""
         extras: Extras = {}
+        shapes: dict[Any, PyTree] = {}
         for index, site in enumerate(self.sites):
             weight = site.operands[site.weight]
             if site.regions & {"while", "custom"} or not _inexact(site.output):
                 continue
-            back_to_weight = functools.partial(self.gauge.back_to_weight, site)
-            back_to_output = functools.partial(self.gauge.back_to_output, site)
             extras[index] = {
-                "output": probe_for(back_to_output, site.output, site.lengths),
-                "weight": probe_for(back_to_weight, weight, site.lengths) if _inexact(weight) else None,
+                "output": self._probe(shapes, self.gauge.back_to_output, site, site.output),
+                "weight": self._probe(shapes, self.gauge.back_to_weight, site, weight)
+                if _inexact(weight)
+                else None,
             }
         return extras
+
+    def _probe(
+        self, shapes: dict[Any, PyTree], statistic: Callable[..., PyTree], site: Site, aval: Any
+    ) -> PyTree:
+        # Layers alike share the shape of their statistics: tracing them once is enough.
+        params = tuple((k, str(v)) for k, v in site.eqn.params.items())
+        like = (statistic.__name__, aval.shape, aval.dtype, tuple(a.shape for a in site.operands), params)
+        if like not in shapes:
+            shapes[like] = probe_shape(functools.partial(statistic, site), aval)
+        return probe_of(shapes[like], site.lengths)
 
 
 def _inexact(x: Any) -> bool:
@@ -146,6 +157,10 @@ def _pull(
 ) -> tuple[list[Array], Extras, Parts]:
     try:
         outs, pull, parts = jax.vjp(run, probes, has_aux=True)
+        cotangents = (
+            _random_cotangents(outs, key) if loss is None else _loss_cotangents(outs, out_tree, loss, caller)
+        )
+        (back,) = pull(cotangents)  # only here does JAX notice a loop that it cannot run backward
     except ValueError as error:
         if "while_loop" in str(error):
             error.add_note(
@@ -153,10 +168,6 @@ def _pull(
                 "Measure forward alone with `backward=False`."
             )
         raise
-    cotangents = (
-        _random_cotangents(outs, key) if loss is None else _loss_cotangents(outs, out_tree, loss, caller)
-    )
-    (back,) = pull(cotangents)
     return outs, back, parts
 
 
@@ -167,8 +178,8 @@ def _random_cotangents(outs: list[Array], key: Key) -> list[Array]:
             cotangents.append(np.zeros(out.shape, jax.dtypes.float0))
             continue
         # Sampled wide and rounded once: narrow samplers are biased.
-        wide = jnp.promote_types(out.dtype, jnp.float32)
-        cotangents.append(lax.convert_element_type(jax.random.normal(subkey, out.shape, wide), out.dtype))
+        wide = jax.random.normal(subkey, out.shape, at_least_float32(out.dtype))
+        cotangents.append(lax.convert_element_type(wide, out.dtype))
     return cotangents
 
 
@@ -192,9 +203,6 @@ def _merge(parts: Parts, back: Extras, index: int) -> dict[str, Any]:
 
 
 def _check_params(program: Program, sites: Sites, caller: str) -> None:
-    if not program.paths:
-        must = "`params` must hold at least one array"
-        raise ValueError(message(caller, must, "none", "Call it as `f(params, *inputs)`, parameters first."))
     if len(sites.unused) == len(program.paths):
         shown = ", ".join(sites.unused[:3])
         must = "the outputs of `apply` must depend on `params`"

@@ -23,7 +23,7 @@ def tap(statistic: Statistic, x: Array, probe: PyTree) -> Array:
     Args:
       statistic: a function of an array like `x` that gives a pytree like `probe`.
       x: any floating or complex array.
-      probe: zeros, from `probe_for`.
+      probe: zeros, from `probe_of`.
     """
     axes = varying_axes(x)
     return _tap(statistic, axes, x, jax.tree.map(lambda p: vary(p, axes), probe))
@@ -39,13 +39,23 @@ def _forward(statistic: Statistic, axes: frozenset[str], x: Array, probe: PyTree
 
 
 def _backward(statistic: Statistic, axes: frozenset[str], _: None, cotangent: Array) -> tuple[Array, PyTree]:
-    return cotangent, jax.tree.map(lambda s: vary(s, axes), statistic(cotangent))
+    return cotangent, jax.tree.map(lambda s: vary(_floating(s), axes), statistic(cotangent))
 
 
 _tap.defvjp(_forward, _backward)
 
 
-def probe_for(statistic: Statistic, aval: Any, lengths: Sequence[int]) -> PyTree:
-    """Zeros to be the probe of a tap on a value like `aval`, inside scans of these lengths."""
-    shapes = jax.eval_shape(statistic, jax.ShapeDtypeStruct(aval.shape, aval.dtype))
-    return jax.tree.map(lambda s: jnp.zeros((*lengths, *s.shape), s.dtype), shapes)
+def _floating(x: Array) -> Array:
+    """A gradient must be floating: so are the counts in it."""
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.float32)
+
+
+def probe_shape(statistic: Statistic, aval: Any) -> PyTree:
+    """Shapes and dtypes of the probe of a tap on a value like `aval`."""
+    x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+    return jax.eval_shape(lambda x: jax.tree.map(_floating, statistic(x)), x)
+
+
+def probe_of(shape: PyTree, lengths: Sequence[int]) -> PyTree:
+    """Zeros to be the probe of a tap inside scans of these lengths."""
+    return jax.tree.map(lambda s: jnp.zeros((*lengths, *s.shape), s.dtype), shape)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jinit._typing import Array
+from jinit._typing import Array, at_least_float32
 from jinit.jaxprs.axes import axes_of
 from jinit.jaxprs.sites import Site
 from jinit.signals.observe import Gauge
@@ -80,7 +80,7 @@ class UnitGauge(Gauge):
 
 
 def _wide(x: Array) -> Array:
-    return x if jnp.iscomplexobj(x) else x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x if jnp.iscomplexobj(x) else x.astype(at_least_float32(x.dtype))
 
 
 def feature_size(x: Array, features: tuple[int, ...]) -> Array:
@@ -113,7 +113,7 @@ def sum_of_directions(x: Array, examples: tuple[int, ...]) -> tuple[Array, Array
 
 def fingerprint(x: Array, units: tuple[int, ...]) -> Array:
     """One number for each unit, a random projection of all that belongs to it: equal for equal units."""
-    x = jnp.abs(x) if jnp.iscomplexobj(x) else x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = jnp.abs(x) if jnp.iscomplexobj(x) else x.astype(at_least_float32(x.dtype))
     others = tuple(i for i in range(x.ndim) if i not in units)
     shape = tuple(x.shape[i] for i in others)
     noise = _noise(math.prod(shape), x.dtype).reshape(shape)

@@ -1,0 +1,1 @@
+"""Findings, tables, plots and the command line."""

@@ -1,0 +1,122 @@
+"""The command line: `jinit diagnose FILE.py:NAME` and `jinit demo`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinit.report.load import UsageError, describe, load
+from jinit.report.report import Report, diagnose
+from jinit.report.table import NARROWEST
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 1 for a severe finding, 2 for wrong use, else 0."""
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has printed its message
+        return int(stop.code or 0)
+    try:
+        return arguments.run(arguments)
+    except UsageError as error:
+        print(f"jinit: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="jinit", description="Signals and gradients of a network at start.")
+    parser.add_argument("--version", action="version", version=f"jinit {_version()}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_diagnose(
+        commands.add_parser("diagnose", help="what is wrong with a network, and the line that mends it")
+    )
+    demo = commands.add_parser(
+        "demo", help="deep networks on digits, badly and well initialized, side by side"
+    )
+    demo.add_argument("--quick", action="store_true", help="fewer schemes and steps, some ten seconds")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _add_diagnose(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Exit status 1 if a finding is severe, 2 if FILE.py:NAME can't be run, else 0."
+    parser.add_argument(
+        "target",
+        metavar="FILE.py:NAME",
+        help="NAME is, or is a function returning, (apply, params, inputs) or (Flax model, inputs)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON, nothing else")
+    parser.add_argument("--plot", metavar="PATH", type=Path, help="also write a figure: .png, .pdf or .svg")
+    parser.add_argument("--width", metavar="N", type=_width, help=f"columns, at least {NARROWEST}")
+    parser.add_argument("--no-backward", action="store_true", help="leave out gradients")
+    parser.set_defaults(run=_diagnose)
+
+
+def _width(text: str) -> int:
+    if not text.isdecimal() or int(text) < NARROWEST:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {NARROWEST}, got {text!r}")
+    return int(text)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("jinit")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _diagnose(arguments: argparse.Namespace) -> int:
+    apply, params, inputs = load(arguments.target)
+    try:
+        report = diagnose(apply, backward=not arguments.no_backward)(params, *inputs)
+    except Exception as error:
+        raise UsageError(f"diagnosing {arguments.target} raised {describe(error)}") from error
+    _show(report, arguments)
+    if arguments.plot:
+        _write_plot(report, arguments.plot)
+    return 1 if report.worst == "severe" else 0
+
+
+def _show(report: Report, arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        print(json.dumps(report.to_dict(), indent=1, allow_nan=False))
+    elif sys.stdout.isatty():
+        from rich.console import Console
+
+        Console(width=arguments.width).print(report)
+    else:
+        print(report.render(arguments.width))
+
+
+def _write_plot(report: Report, path: Path) -> None:
+    """All of the figure or nothing: written next to its place and moved there."""
+    try:
+        figure = report.plot()
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(descriptor)
+    except (ImportError, OSError) as error:
+        raise UsageError(f"--plot {path}: {error}") from error
+    try:
+        figure.savefig(name)
+        os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
+        os.replace(name, path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--plot {path}: {error}") from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from jinit.report.demo import demo
+
+    return demo(quick=arguments.quick)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
