@@ -88,9 +88,8 @@ def run_time(rounds: int, depth: int = 50) -> None:
         ratios = [a / b for a, b in zip(times[measured], times[plain], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         took = 1e3 * statistics.median(times[measured])
-        print(
-            f"depth {depth}: {measured} {took:.1f} ms, {middle:.2f} x {plain} (quartiles {low:.2f}, {high:.2f})"
-        )
+        spread = f"(quartiles {low:.2f}, {high:.2f})"
+        print(f"depth {depth}: {measured} takes {took:.1f} ms, {middle:.2f} x {plain} {spread}")
 
 
 def compile_time(repeats: int) -> None:
@@ -105,9 +104,8 @@ def compile_time(repeats: int) -> None:
                 for name in seconds:
                     seconds[name].append(compile_seconds(programs(apply)[name], params, x)[0])
             plain, measured = (min(s) for s in seconds.values())
-            print(
-                f"{label}, depth {depth}: compiles in {measured:.2f} s, {measured / plain:.1f} x plain ({plain:.2f} s)"
-            )
+            times = f"{measured:.2f} s, {measured / plain:.1f} x plain ({plain:.2f} s)"
+            print(f"{label}, depth {depth}: compiles in {times}")
 
 
 def main() -> None:

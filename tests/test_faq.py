@@ -124,7 +124,7 @@ def test_he_suits_relu_where_xavier_stalls(digits):
 
 
 def test_xavier_suits_tanh(digits):
-    """Glorot and Bengio 2010: both directions keep their scale, where the 1/sqrt(n) rule loses 1/3 a layer."""
+    """Glorot and Bengio 2010: gradients keep their scale, where the 1/sqrt(n) rule leaves 1/3 a layer."""
     ratios = {
         name: gradient_ratio(MLP(10, 128, jnp.tanh, init), digits)
         for name, init in [("xavier", jinit.glorot_uniform()), ("1/sqrt(n)", jinit.fan_in_uniform())]

@@ -33,6 +33,11 @@ class Check:
       detail: the numbers, or why it could not be done.
       statistic: a z-score, a p-value or a difference, as `detail` says; None where there is none.
       threshold: what the statistic is compared with.
+
+    Example:
+      >>> import jinit
+      >>> jinit.check_initializer(jinit.he_normal(), (64, 32))["dtype"].passed
+      True
     """
 
     name: str

@@ -22,6 +22,12 @@ class CheckReport:
 
     Attributes:
       checks: every check, also those that could not be done.
+
+    Example:
+      >>> import jinit
+      >>> report = jinit.check_initializer(lambda key, shape, dtype: jinit.ones(key, shape, dtype), (8, 8))
+      >>> report.passed, [check.name for check in report.failures]
+      (False, ['other keys, other values'])
     """
 
     checks: tuple[Check, ...]

@@ -25,8 +25,8 @@ def leaf_paths(tree: PyTree) -> list[str]:
 
 
 def join(path: tuple[Any, ...]) -> str:
-    """A key path of `jax.tree_util` as a string with slashes."""
-    return "/".join(jax.tree_util.keystr((key,), simple=True) for key in path)
+    """A key path of `jax.tree_util` as a string with slashes; `params` for the empty path."""
+    return "/".join(jax.tree_util.keystr((key,), simple=True) for key in path) or "params"
 
 
 def _is_box(x: Any) -> bool:

@@ -29,6 +29,7 @@ class Signature:
 
     Strings, booleans, functions and other leaves that are no arrays stay as they are, so that
     `train=True`, `mutable=["batch_stats"]` and the activations inside an equinox module just work.
+    So do Python numbers among the parameters; among the inputs they are traced, as under `jax.jit`.
     """
 
     tree: Any
@@ -46,9 +47,10 @@ class Signature:
 def split(params: PyTree, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Signature, list[Array]]:
     """The signature of a call, and its arrays: those of `params` first."""
     leaves, tree = jax.tree.flatten((params, inputs, kwargs))
-    traced = [_is_traced(x) for x in leaves]
+    num_leaves = len(jax.tree.leaves(params))
+    traced = [_is_parameter(x) if i < num_leaves else _is_traced(x) for i, x in enumerate(leaves)]
     held = tuple((i, _hashable(x)) for i, x in enumerate(leaves) if not traced[i])
-    num_params = sum(traced[: len(jax.tree.leaves(params))])
+    num_params = sum(traced[:num_leaves])
     return Signature(tree, held, num_params), [x for x, t in zip(leaves, traced, strict=True) if t]
 
 
@@ -56,6 +58,11 @@ def _is_traced(leaf: Any) -> bool:
     if isinstance(leaf, (bool, str)):
         return False
     return isinstance(leaf, (int, float, complex, np.ndarray, np.generic, jax.Array, jax.ShapeDtypeStruct))
+
+
+def _is_parameter(leaf: Any) -> bool:
+    """A Python number among the parameters is a setting, such as a number of heads or a dropout rate."""
+    return _is_traced(leaf) and hasattr(leaf, "dtype")
 
 
 def _hashable(leaf: Any) -> Hashable:
@@ -93,8 +100,12 @@ def trace(apply: Callable[..., PyTree], signature: Signature, arrays: list[Array
       caller: whom an error names.
 
     Raises:
+      ValueError: `params` holds no array.
       Whatever `apply` raises, with a note that says what it was called with.
     """
+    if not signature.num_params:
+        must = "`params` must hold at least one array"
+        raise ValueError(message(caller, must, "none", "Call it as `f(params, *inputs)`, parameters first."))
 
     def flat(*arrays: Array) -> PyTree:
         params, inputs, kwargs = signature.arguments(list(arrays))
@@ -113,7 +124,7 @@ def param_paths(signature: Signature, arrays: list[Array]) -> tuple[str, ...]:
     """Path of each array of `params`."""
     params, _, _ = signature.arguments(list(arrays))
     pairs = zip(leaf_paths(params), jax.tree.leaves(params), strict=True)
-    return tuple(path for path, leaf in pairs if _is_traced(leaf))
+    return tuple(path for path, leaf in pairs if _is_parameter(leaf))
 
 
 def check_call(apply: Any, *, caller: str) -> None:

@@ -25,6 +25,13 @@ class Record:
       weight: the weight operand as it enters the contraction.
       weight_gradient: the gradient with respect to that operand, at this use.
       note: empty, or what could not be measured here and why.
+
+    Example:
+      >>> import jax.numpy as jnp, jinit
+      >>> _, records = jinit.measure(lambda w, x: x @ w)(jnp.ones((3, 4)), jnp.ones((2, 3)))
+      >>> record = records["params"]  # the path of an array that is all of `params`
+      >>> float(record.input.second_moment), float(record.output.second_moment)
+      (1.0, 9.0)
     """
 
     input: Moments | None = None
@@ -40,6 +47,13 @@ class Records(dict[str, Record]):
 
     Names are the paths of the weights: `params/Dense_0/kernel`, with `#0`, `#1`, … where one weight
     is used at several sites.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jinit
+      >>> params = {"b": jnp.ones((3, 3)), "a": jnp.ones((3, 3))}
+      >>> measured = jinit.measure(lambda p, x: x @ p["b"] @ p["a"] @ p["a"])
+      >>> list(jax.jit(measured)(params, jnp.ones((2, 3)))[1])
+      ['b', 'a#0', 'a#1']
     """
 
 
