@@ -89,7 +89,7 @@ def find_sites(program: Program) -> Sites:
     """The sites of a traced program."""
     graph = flatten(program.jaxpr)
     flow = analyse(graph, _statuses(program))
-    layers = [n for n in graph.nodes if flow.live[n.outs[0]] and is_layer(n, flow)]
+    layers = [n for n in graph.nodes if is_layer(n, flow) and flow.live[n.outs[0]]]
     order = _Order(graph, layers)
     leaves = [_leaves_of(n, flow) for n in layers]
     names = _names(program, leaves)

@@ -59,7 +59,8 @@ def walk(
       The outputs, flat, and the parts; inside a `scan` a part has a leading axis `[length]`.
     """
     walker = _Walker(visitor, *_index(sites))
-    return walker.body(program.jaxpr, program.consts, list(arrays), (), extras)
+    outs, parts = walker.body(program.jaxpr, program.consts, list(arrays), (), extras)
+    return [jnp.asarray(x) for x in outs], parts  # an output may be a number that stands in the program
 
 
 def _index(sites: Sequence[Site]) -> tuple[dict, dict, dict]:
