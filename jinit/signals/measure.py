@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jinit._errors import message
 from jinit._typing import Array, Key, PyTree
@@ -33,13 +32,10 @@ def records_of(run: Pass, arrays: list[Array]) -> Records:
 
 
 def _whole(record: Record) -> Record:
-    """Where no gradient arrives, JAX never calls the tap: those cotangents are zeros, and counted as such."""
+    """What comes back is as many arrays as went forward, also where no gradient arrives to be counted."""
 
     def fill(back: Moments | None, like: Moments | None) -> Moments | None:
-        if back is None or like is None:
-            return back
-        missing = jnp.where(back.count == 0, like.count, jnp.zeros_like(like.count))
-        return dataclasses.replace(back, count=back.count + missing, zero_count=back.zero_count + missing)
+        return back if back is None or like is None else dataclasses.replace(back, times=like.times)
 
     return dataclasses.replace(
         record,

@@ -6,6 +6,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jinit._compat import vary, varying_axes
@@ -26,11 +27,13 @@ class Moments:
     staying 0: the entries themselves are still finite.
 
     Attributes:
-      count: number of entries.
       total: sum of the entries (complex for complex arrays).
       total_square: sum of `|x|²`.
-      zero_count: number of entries that are exactly zero.
+      zeros: number of entries found to be exactly zero; all sums at zero mean that nothing arrived, which
+        for a gradient is as good as zeros (see `zero_count`).
       nonfinite_count: number of entries that are NaN or infinite.
+      times: how many arrays were summed, where control flow or several devices decide; None for one.
+      size: number of entries of one array.
 
     Example:
       >>> m = Moments.of(jnp.array([0.0, 1.0, 2.0, 3.0]))
@@ -40,16 +43,41 @@ class Moments:
       8.0
     """
 
-    count: Array
     total: Array
     total_square: Array
-    zero_count: Array
+    zeros: Array
     nonfinite_count: Array
+    times: Array | None = None
+    size: int = dataclasses.field(default=1, metadata={"static": True})
 
     @staticmethod
-    def of(x: Array) -> Moments:
-        """The moments of all entries of `x`, of any shape and any numeric dtype."""
-        return _moments(x)
+    def of(x: Array, *, counted: bool = False) -> Moments:
+        """The moments of all entries of `x`, of any shape and any numeric dtype.
+
+        Args:
+          x: the array.
+          counted: count at run time how often this is reached, as under `cond` it may not be.
+        """
+        moments = _moments(x)
+        if not counted:
+            return moments
+        times = vary(jnp.ones((), moments.total_square.dtype), varying_axes(x))
+        return dataclasses.replace(moments, times=times)
+
+    @property
+    def count(self) -> Array:
+        """Number of entries."""
+        # The same for every call: no output of the program, unless control flow decides.
+        numpy = jnp if isinstance(self.total_square, jax.Array) else np
+        once = numpy.full(np.shape(self.total_square), self.size, self.total_square.dtype)
+        return once if self.times is None else once * self.times
+
+    @property
+    def zero_count(self) -> Array:
+        """Number of entries that are exactly zero."""
+        # A gradient that never comes back calls no tap: its sums are those of no entry at all.
+        some = (self.zeros > 0) | (self.nonfinite_count > 0) | (self.total_square != 0) | (self.total != 0)
+        return jnp.where(some, self.zeros.astype(self.total_square.dtype), self.count)
 
     @property
     def mean(self) -> Array:
@@ -72,7 +100,9 @@ class Moments:
         return jnp.divide(self.zero_count, self.count)
 
     def __add__(self, other: Moments) -> Moments:
-        return jax.tree.map(_add, self, other)
+        names = ("total", "total_square", "zeros", "nonfinite_count")
+        sums = {name: _add(getattr(self, name), getattr(other, name)) for name in names}
+        return Moments(**sums, times=self.count + other.count, size=1)
 
 
 def _add(a: Array, b: Array) -> Array:
@@ -94,11 +124,11 @@ def _moments(x: Array) -> Moments:
     square, finite = _square_and_finite(x, dtype)
     zeros, nonfinites = _count(x == jnp.zeros((), x.dtype), ~finite)
     return Moments(
-        count=vary(jnp.full((), x.size, dtype), varying_axes(x)),
         total=jnp.sum(x if jnp.iscomplexobj(x) else x.astype(dtype)),
         total_square=jnp.sum(square),
-        zero_count=zeros,
+        zeros=zeros,
         nonfinite_count=nonfinites,
+        size=x.size,
     )
 
 

@@ -29,22 +29,30 @@ class Gauge:
 
     def enter(self, site: Site, operands: list[Array]) -> dict[str, Any]:
         """Statistics of the operands of the contraction."""
-        found: dict[str, Any] = {"weight": Moments.of(operands[site.weight])}
+        found: dict[str, Any] = {"weight": _moments(site, operands[site.weight])}
         if site.signal is not None:
-            found["input"] = Moments.of(operands[site.signal])
+            found["input"] = _moments(site, operands[site.signal])
         return found
 
     def leave(self, site: Site, output: Array) -> dict[str, Any]:
         """Statistics of the output."""
-        return {"output": Moments.of(output)}
+        return {"output": _moments(site, output)}
 
     def back_to_output(self, site: Site, cotangent: Array) -> dict[str, Any]:
         """Statistics of the gradient with respect to the output."""
-        return {"cotangent": Moments.of(cotangent)}
+        return {"cotangent": _moments(site, cotangent)}
 
     def back_to_weight(self, site: Site, cotangent: Array) -> dict[str, Any]:
         """Statistics of the gradient with respect to the weight operand."""
-        return {"weight_gradient": Moments.of(cotangent)}
+        return {"weight_gradient": _moments(site, cotangent)}
+
+
+# Enclosures that decide at run time how often a site is reached, or on how many devices.
+_COUNTED = frozenset({"while", "cond", "shard_map", "unchecked_shard_map"})
+
+
+def _moments(site: Site, x: Array) -> Moments:
+    return Moments.of(x, counted=bool(site.regions & _COUNTED))
 
 
 @dataclasses.dataclass(frozen=True)

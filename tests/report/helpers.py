@@ -21,10 +21,10 @@ def moments(q, *, count=BATCH * WIDTH, mean=0.0, zeros=0.0, nonfinite=0.0) -> An
     q = np.asarray(q, np.float32)
     full = np.broadcast_to
     return Moments(
-        count=full(np.float32(count), q.shape),
+        times=full(np.float32(count), q.shape),
         total=full(np.float32(mean * count), q.shape),
         total_square=q * np.float32(count),
-        zero_count=full(np.asarray(zeros, np.float32) * np.float32(count), q.shape),
+        zeros=full(np.asarray(zeros, np.float32) * np.float32(count), q.shape),
         nonfinite_count=full(np.float32(nonfinite), q.shape),
     )
 
