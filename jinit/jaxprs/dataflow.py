@@ -222,7 +222,7 @@ def is_layer(node: Node, flow: Flow) -> bool:
     if flow.use[node.outs[0]] != AS_SIGNAL or _rank(node) == 0:
         return False
     both = all(flow.dotted[i] for i in node.ins[:2])
-    return not both and not flow.leaves[node.ins[0]] & flow.leaves[node.ins[1]]
+    return not both and not flow.entries[node.ins[0]] & flow.entries[node.ins[1]]
 
 
 def weight_position(node: Node, flow: Flow) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ class Moments:
     def count(self) -> Array:
         """Number of entries."""
         # The same for every call: no output of the program, unless control flow decides.
-        numpy = jnp if isinstance(self.total_square, jax.Array) else np
+        numpy: Any = jnp if isinstance(self.total_square, jax.Array) else np
         once = numpy.full(np.shape(self.total_square), self.size, self.total_square.dtype)
         return once if self.times is None else once * self.times
 
