@@ -137,7 +137,7 @@ def test_truncated_moments(lower, upper):
         laws.Mixture(((0.25, laws.Point(-0.5)), (0.75, laws.Normal(1.0, 0.1)))),
         laws.Rounded(laws.Normal(0.3, 2.0), jnp.float8_e4m3fn),
     ],
-    ids=str,
+    ids=lambda law: str(law).split(" object")[0],
 )
 def test_moments_agree_with_the_distribution_function(law):
     edges = np.linspace(-20.0, 20.0, 400_001)

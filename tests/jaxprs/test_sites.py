@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import jinit
 from jinit.jaxprs.sites import Sites, find_sites
 from jinit.jaxprs.tracing import param_paths, split, trace
 from tests.zoo import ZOO, array
