@@ -15,7 +15,6 @@ _ADDITIONS = (
     "concatenate",
     "select_n",
     "join",
-    "scan",
     "dynamic_update_slice",
     "pad",
     "max",

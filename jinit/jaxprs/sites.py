@@ -19,7 +19,7 @@ from jinit.jaxprs.dataflow import (
     is_layer,
     until_stable,
     weight_position,
-)  # fmt: skip
+)
 from jinit.jaxprs.graph import Address, Graph, Node, flatten
 from jinit.jaxprs.missing import not_followed
 from jinit.jaxprs.tracing import Program
@@ -186,8 +186,9 @@ class _Order:
 _LAYOUT = (
     "reshape", "transpose", "convert_element_type", "squeeze", "expand_dims", "broadcast_in_dim", "copy",
     "sharding_constraint", "reduce_precision", "optimization_barrier", "rev",
-    "psum", "psum2", "psum_invariant",  # the rest of a contraction that is spread over devices
 )  # fmt: skip
+# The rest of a contraction that is spread over devices.
+_COMPLETIONS = ("psum", "psum2", "psum_invariant")
 
 
 def _last(node: Node, flow: Flow, order: _Order) -> Node:
@@ -206,8 +207,11 @@ def _last(node: Node, flow: Flow, order: _Order) -> Node:
             if bias and same_size and not (at.kind == "sub" and other == at.ins[0]):
                 return at
             break
-        if at.kind not in _LAYOUT or at.eqn.outvars[0].aval.size != node.eqn.outvars[0].aval.size:
+        if (
+            at.kind not in (*_LAYOUT, *_COMPLETIONS)
+            or at.eqn.outvars[0].aval.size != node.eqn.outvars[0].aval.size
+        ):
             break
         value = at.outs[0]
-        complete = at if at.kind.startswith("psum") else complete
+        complete = at if at.kind in _COMPLETIONS else complete
     return complete

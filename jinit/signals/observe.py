@@ -88,12 +88,12 @@ class _Taps:
         shapes: dict[Any, PyTree] = {}
         for index, site in enumerate(self.sites):
             weight = site.operands[site.weight]
-            if site.regions & {"while", "custom"} or not _inexact(site.output):
+            if site.regions & {"while", "custom"} or not inexact(site.output):
                 continue
             extras[index] = {
                 "output": self._probe(shapes, self.gauge.back_to_output, site, site.output),
                 "weight": self._probe(shapes, self.gauge.back_to_weight, site, weight)
-                if _inexact(weight)
+                if inexact(weight)
                 else None,
             }
         return extras
@@ -109,7 +109,8 @@ class _Taps:
         return probe_of(shapes[like], site.lengths)
 
 
-def _inexact(x: Any) -> bool:
+def inexact(x: Any) -> bool:
+    """Whether an array, or its shape and dtype, is floating or complex."""
     return jnp.issubdtype(x.dtype, jnp.inexact)
 
 
@@ -182,7 +183,7 @@ def _pull(
 def _random_cotangents(outs: list[Array], key: Key) -> list[Array]:
     cotangents = []
     for out, subkey in zip(outs, jax.random.split(key, max(len(outs), 1)), strict=False):
-        if not _inexact(out):
+        if not inexact(out):
             cotangents.append(np.zeros(out.shape, jax.dtypes.float0))
             continue
         # Sampled wide and rounded once: narrow samplers are biased.
@@ -195,7 +196,7 @@ def _loss_cotangents(
     outs: list[Array], out_tree: Any, loss: Callable[[PyTree], Array], caller: str
 ) -> list[Array]:
     value, pull = jax.vjp(lambda outs: loss(jax.tree.unflatten(out_tree, outs)), outs)
-    if jnp.shape(value) != () or not _inexact(value):
+    if jnp.shape(value) != () or not inexact(value):
         must = "`loss` must map the outputs to one floating number"
         raise ValueError(
             message(caller, must, jax.typeof(value).str_short(), "Take the mean over the batch.")

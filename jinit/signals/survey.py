@@ -17,7 +17,7 @@ from jinit.jaxprs.sites import Site
 from jinit.jaxprs.tracing import Signature, check_call, param_paths, split
 from jinit.signals.measure import records_of
 from jinit.signals.moments import Moments
-from jinit.signals.observe import Pass, observe
+from jinit.signals.observe import Pass, inexact, observe
 from jinit.signals.records import Records
 from jinit.signals.units import UnitGauge, UnitStatistics, units_of
 
@@ -178,9 +178,9 @@ def _survey(
 ) -> Survey:
     # Leaf by leaf, with one cached program a shape: one large program would take long to compile.
     leaves = {p: jnp.asarray(x) for p, x in zip(paths, arrays, strict=False)}
-    moments = {p: Moments.of(x) for p, x in leaves.items() if _inexact(x)}
+    moments = {p: Moments.of(x) for p, x in leaves.items() if inexact(x)}
     of_params, of_outputs = jax.device_get(
-        (moments, [Moments.of(x) for x in jax.tree.leaves(outputs) if _inexact(x)])
+        (moments, [Moments.of(x) for x in jax.tree.leaves(outputs) if inexact(x)])
     )
     infos, names, unused, not_followed = found.facts
     units = [units_of(u) for u in jax.device_get(found.units)]
@@ -197,7 +197,3 @@ def _survey(
         nonfinite_outputs=sum(int(m.nonfinite_count) for m in of_outputs),
         backward_error=backward_error,
     )
-
-
-def _inexact(x: Array) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.inexact)
