@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jinit.report import numerics, trends, units
+from jinit.report import fans, numerics, trends, units
 from jinit.report.finding import SEVERITIES, Case, Finding
 from jinit.report.rows import Row
 from jinit.report.thresholds import Thresholds
@@ -15,6 +15,7 @@ Rule = Callable[[Case], list[Finding]]
 # Causes before consequences: findings of equal severity are shown in this order.
 RULES: tuple[Rule, ...] = (
     units.symmetric_units,
+    fans.wrong_fan,
     trends.exploding_signal,
     trends.vanishing_signal,
     numerics.nonfinite,

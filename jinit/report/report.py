@@ -11,10 +11,13 @@ import jax
 from jax.core import Tracer
 
 from jinit._errors import message
+from jinit.plans.audit import weight_uses
+from jinit.plans.uses import WeightUse
 from jinit.report.finding import SEVERITIES, Finding, Severity
 from jinit.report.findings import find
 from jinit.report.rows import Row, rows_of
 from jinit.report.thresholds import Thresholds
+from jinit.signals.observe import Pass
 from jinit.signals.survey import Survey, survey
 
 
@@ -120,8 +123,9 @@ def diagnose(
         vanishing or exploding gradient    Σδ² over the first third against the last third
 
     further at units that are dead, saturated or equal to each other, examples that have become equal,
-    shifted means, NaN and infinity, numbers too small for their dtype, parameters without use, and what could
-    not be followed. A healthy network gives no finding.
+    weights whose scale goes by a fan that is not theirs, shifted means, NaN and infinity, numbers too small
+    for their dtype, parameters without use, and what could not be followed. A healthy network gives no
+    finding.
 
     Args:
       apply: pure function `(params, *inputs, **kwargs) -> outputs`, such as `model.apply` of a linen module;
@@ -157,7 +161,7 @@ def diagnose(
       Schoenholz et al., *Deep Information Propagation*, 2017 (examples that become equal).
     """
     limits = Thresholds() if thresholds is None else thresholds
-    surveyed = survey(apply, backward=backward, loss=loss, key=key)
+    surveyed = survey(apply, backward=backward, loss=loss, key=key, describe=_uses)
 
     def report(params: Any, *inputs: Any, **kwargs: Any) -> Report:
         _refuse_tracers((params, inputs, kwargs))
@@ -165,6 +169,10 @@ def diagnose(
         return report_of(found, limits)
 
     return report
+
+
+def _uses(one_pass: Pass, arrays: list[Any]) -> tuple[WeightUse, ...]:
+    return weight_uses(one_pass.program, one_pass.analysis, arrays[: len(one_pass.program.paths)])
 
 
 def report_of(found: Survey, thresholds: Thresholds) -> Report:

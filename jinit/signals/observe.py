@@ -14,7 +14,7 @@ from jax import lax
 
 from jinit._errors import message
 from jinit._typing import Array, Key, PyTree, at_least_float32
-from jinit.jaxprs.sites import Site, Sites, find_sites
+from jinit.jaxprs.sites import Analysis, Site, Sites, analyse_sites
 from jinit.jaxprs.tracing import Program, Signature, trace
 from jinit.jaxprs.walk import Extras, Parts, walk
 from jinit.signals.moments import Moments
@@ -119,12 +119,18 @@ class Pass:
     """One pass over a network: its program, its sites, and what the gauge found.
 
     Attributes:
+      analysis: the graph of the program, and its sites.
       found: for every site, what the gauge's methods returned, in one dict.
     """
 
     program: Program
-    sites: Sites
+    analysis: Analysis
     found: list[dict[str, Any]]
+
+    @property
+    def sites(self) -> Sites:
+        """All sites."""
+        return self.analysis.sites
 
 
 def observe(
@@ -140,7 +146,8 @@ def observe(
 ) -> tuple[PyTree, Pass]:
     """Trace `apply`, run it with a gauge at every site, and pull a cotangent back through it."""
     program = trace(apply, signature, arrays, caller=caller)
-    sites = find_sites(program)
+    analysis = analyse_sites(program)
+    sites = analysis.sites
     _check_params(program, sites, caller)
     taps = _Taps(gauge, sites.sites)
 
@@ -153,7 +160,7 @@ def observe(
     else:
         outs, back, parts = _pull(run, taps.probes(), program.out_tree, loss, key, caller)
     found = [_merge(parts, back, index) for index in range(len(sites.sites))]
-    return jax.tree.unflatten(program.out_tree, outs), Pass(program, sites, found)
+    return jax.tree.unflatten(program.out_tree, outs), Pass(program, analysis, found)
 
 
 def _pull(
