@@ -1,4 +1,4 @@
-"""Values of a program that are one known number, whatever the inputs are."""
+"""Values of a program that are known by tracing, whatever the inputs are."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from jinit._compat import Literal
+from jinit._compat import bind
+from jinit.jaxprs.dataflow import NOISE
 from jinit.jaxprs.graph import Graph, Node
+
+_LARGEST = 2**22  # entries of a mask that is worked out
 
 _FOLDED: dict[str, Callable[..., float]] = {
     "convert_element_type": lambda x: x,
@@ -33,33 +39,98 @@ _FOLDED: dict[str, Callable[..., float]] = {
 }
 
 
-def numbers(graph: Graph) -> dict[int, float]:
-    """Value id -> the one real number that all entries of the value are, where that is known by tracing."""
-    known: dict[int, float] = {}
-    for node in graph.nodes:
+class Constants:
+    """The values that are known by tracing, worked out when asked for.
+
+    What is one number everywhere is folded in double precision. The rest are masks: arrays that stand in
+    the program, or that it makes of them.
+    """
+
+    def __init__(self, graph: Graph):
+        self._given = graph.constants
+        self._makers = {o: (n, k) for n in graph.nodes for k, o in enumerate(n.outs)}
+        self._known: dict[int, np.ndarray | None] = {}
+
+    def value(self, value: int) -> np.ndarray | None:
+        """The entries of a value, without axes if they are all one number; None if not known."""
+        if value not in self._known:
+            self._known[value] = None  # while it is being worked out: a loop's carry depends on itself
+            self._known[value] = self._find(value)
+        return self._known[value]
+
+    def mean_square(self, value: int) -> float | None:
+        """Mean of the squares of the entries."""
+        return self._mean(value, lambda x: np.abs(x) ** 2)
+
+    def mean_inverse_square(self, value: int) -> float | None:
+        """Mean of the squares of one over each entry."""
+        return self._mean(value, lambda x: 1 / np.abs(x) ** 2)
+
+    def share(self, value: int, number: int) -> float | None:
+        """Share of the entries that equal a number."""
+        return self._mean(value, lambda x: x == number)
+
+    def _mean(self, value: int, function: Callable[[np.ndarray], Any]) -> float | None:
+        entries = self.value(value)
+        if entries is None:
+            return None
+        with np.errstate(all="ignore"):
+            mean = float(np.mean(function(_wide(entries))))
+        return mean if math.isfinite(mean) else None
+
+    def _find(self, value: int) -> np.ndarray | None:
+        if value in self._given:
+            return _held(self._given[value])
+        node, position = self._makers.get(value, (None, 0))
+        if node is None or node.kind in NOISE or node.opaque:
+            return None
         if node.eqn is None:
-            continue
-        for value, atom in zip(node.ins, node.eqn.invars, strict=True):
-            if isinstance(atom, Literal) and np.ndim(atom.val) == 0:
-                _note(known, value, atom.val)
-        if len(node.outs) == 1 and all(i in known for i in node.ins):
-            _fold(known, node)
-    return known
+            # What comes out of a call; loops and branches have several sources.
+            return self.value(node.ins[0]) if node.kind == "join" and len(node.ins) == 1 else None
+        operands = [self.value(i) for i in node.ins]
+        known = [x for x in operands if x is not None]
+        if len(known) < len(operands):
+            return None
+        number = _fold(node, known)
+        return _evaluated(node, known, position) if number is None else number
 
 
-def _fold(known: dict[int, float], node: Node) -> None:
-    values = [known[i] for i in node.ins]
+def _held(x: Any) -> np.ndarray | None:
+    if isinstance(x, Tracer) or getattr(x, "size", 1) > _LARGEST or not _numeric(getattr(x, "dtype", None)):
+        return None
+    x = np.asarray(x)
+    return x if x.ndim else _wide(x)
+
+
+def _numeric(dtype: Any) -> bool:
+    return dtype is None or not jnp.issubdtype(dtype, jax.dtypes.extended)
+
+
+def _wide(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
+
+
+def _fold(node: Node, operands: list[np.ndarray]) -> np.ndarray | None:
+    rule = _FOLDED.get(node.kind)
+    if node.kind == "integer_pow":
+        power = node.eqn.params["y"]
+        rule = lambda x: x**power  # noqa: E731
+    if rule is None or any(x.ndim or np.iscomplexobj(x) for x in operands):
+        return None
     try:
-        if node.kind == "integer_pow":
-            _note(known, node.outs[0], values[0] ** node.eqn.params["y"])
-        elif rule := _FOLDED.get(node.kind):
-            _note(known, node.outs[0], rule(*values))
+        return np.asarray(rule(*(float(x) for x in operands)), np.float64)
     except (ArithmeticError, ValueError, TypeError):
-        return  # no real number: left unknown
+        return None  # no real number
 
 
-def _note(known: dict[int, float], value: int, number: Any) -> None:
+def _evaluated(node: Node, operands: list[np.ndarray], position: int) -> np.ndarray | None:
+    """The equation's own result, if it is small."""
+    avals = [v.aval for v in (*node.eqn.invars, *node.eqn.outvars)]
+    if any(aval.size > _LARGEST or not _numeric(aval.dtype) for aval in avals):
+        return None
+    ins = [np.broadcast_to(x, a.shape).astype(a.dtype) for x, a in zip(operands, avals, strict=False)]
     try:
-        known[value] = float(number)
-    except (TypeError, ValueError):
-        return
+        with jax.ensure_compile_time_eval():
+            return np.asarray(bind(node.eqn, ins)[position])
+    except Exception:  # it may need a mesh, or a loop around it: left unknown, and said so
+        return None

@@ -8,12 +8,11 @@ tagged signal is summed over by another weight they arrive, on the rows of that 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from jinit.jaxprs.dataflow import CONST, PARAMS, SIGNAL, contracts, weight_position
+from jinit._compat import source_of
+from jinit.jaxprs.dataflow import AS_WEIGHT, PARAMS, SIGNAL, contracts, weight_position
 from jinit.jaxprs.graph import Node
 from jinit.jaxprs.sites import Analysis
 from jinit.jaxprs.tags import (
@@ -24,23 +23,22 @@ from jinit.jaxprs.tags import (
     Tags,
     compressed,
     concatenated,
-    placed,
-    reshaped,
     split,
     varies,
 )
+from jinit.jaxprs.ways import Ways
 
-_ENTRYWISE = frozenset(
-    "neg sign floor ceil round is_finite exp exp2 log log1p expm1 tanh sinh cosh asinh acosh atanh sin cos tan "
-    "asin acos atan erf erfc erf_inv lgamma digamma logistic sqrt rsqrt cbrt square integer_pow abs not real imag "
-    "conj convert_element_type reduce_precision copy stop_gradient sharding_constraint mesh_cast reshard name "
-    "device_put add add_any sub mul div rem max min pow atan2 and or xor nextafter complex eq ne lt le gt ge "
-    "select_n clamp pvary pcast".split()
-)
+_ENTRYWISE = frozenset((
+    "neg", "sign", "floor", "ceil", "round", "is_finite", "exp", "exp2", "log", "log1p", "expm1",
+    "tanh", "sinh", "cosh", "asinh", "acosh", "atanh", "sin", "cos", "tan", "asin", "acos", "atan",
+    "erf", "erfc", "erf_inv", "lgamma", "digamma", "logistic", "sqrt", "rsqrt", "cbrt", "square",
+    "integer_pow", "abs", "not", "real", "imag", "conj", "convert_element_type", "reduce_precision",
+    "copy", "stop_gradient", "sharding_constraint", "mesh_cast", "reshard", "name", "device_put", "add",
+    "add_any", "sub", "mul", "div", "rem", "max", "min", "pow", "atan2", "and", "or", "xor",
+    "nextafter", "complex", "eq", "ne", "lt", "le", "gt", "ge", "select_n", "clamp", "pvary", "pcast",
+))  # fmt: skip
+_CARRIED = "it is carried from step to step of a loop"
 _ADDITIONS = ("add", "add_any", "sub")
-# What leaves zeros at zero.
-_KEEPS_ZERO = ("convert_element_type", "reduce_precision", "copy", "stop_gradient", "sharding_constraint", "mesh_cast",
-               "reshard", "name", "device_put", "neg", "real", "conj", "mul", "div", "select_n")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Tagged:
     def inside(self, loops: int) -> Tags:
         """The tags as seen from further loops inside, whose steps all see the same."""
         if loops < self.loops:
-            raise NotFollowedError("it is carried out of a loop, or from step to step")
+            raise NotFollowedError("it is carried out of a loop")
         shape = self.tags.shape
         return self.tags.reshape([*shape[: self.loops], *[1] * (loops - self.loops), *shape[self.loops :]])
 
@@ -96,39 +94,23 @@ def follow(analysis: Analysis, leaf: int, tags: Tags) -> Course:
       leaf: index of the parameter.
       tags: of its entries.
     """
-    walk = _Walk(analysis)
+    walk = Walk(analysis)
     walk.tagged[analysis.graph.inputs[leaf]] = Tagged(compressed(tags), 0)
     for node in analysis.graph.nodes:
         if any(analysis.flow.live[o] for o in node.outs):
             try:
                 walk.visit(node)
             except NotFollowedError as reason:
-                walk.lost.append(str(reason))
+                where = source_of(node.eqn) if node.eqn is not None else ""
+                walk.lost.append(f"{reason} ({where})" if where else str(reason))
+    if any(node.kind == "join" and walk.is_new(node) for node in analysis.graph.nodes):
+        walk.lost.append(_CARRIED)
     if any(value in walk.tagged and walk.is_signal(value) for value in analysis.graph.outputs):
         walk.lost.append("it is an output of the network")
     return Course(tuple(walk.arrivals), tuple(walk.additions), tuple(dict.fromkeys(walk.lost)))
 
 
-def entries(analysis: Analysis, leaf: int, shape: Sequence[int]) -> dict[int, Tagged]:
-    """For values made of a parameter: which of its entries, numbered in row-major order, stands where.
-
-    Only values that are zero where these entries are.
-    """
-    walk = _Walk(analysis)
-    numbers = np.arange(int(np.prod(shape, dtype=np.int64))).reshape(tuple(shape))
-    walk.tagged[analysis.graph.inputs[leaf]] = Tagged(numbers, 0)
-    for node in analysis.graph.nodes:
-        made = analysis.flow.status[node.outs[0]] == PARAMS if node.outs else False
-        moves = node.kind in (*MOVES, *_KEEPS_ZERO, "split", "concatenate", "join", "unstack", "stack")
-        if made and moves and not (node.kind == "div" and node.ins[1] in walk.tagged):
-            try:
-                walk.visit(node)
-            except NotFollowedError:
-                continue  # no value, no entries: the caller sees that they are missing
-    return walk.tagged
-
-
-class _Walk:
+class Walk:
     """Tags of the values, found node by node."""
 
     def __init__(self, analysis: Analysis):
@@ -141,6 +123,7 @@ class _Walk:
         self.lost: list[str] = []
 
     def is_signal(self, value: int) -> bool:
+        """Whether a value depends on the inputs, or stands for one that does."""
         return self.flow.status[value] == SIGNAL or self.flow.dotted[value]
 
     def visit(self, node: Node) -> None:
@@ -160,6 +143,7 @@ class _Walk:
         return None
 
     def refuse(self, node: Node) -> None:
+        """Raise for what hides its inside, or has other shapes on every device."""
         if node.opaque:
             raise NotFollowedError(f"it enters `{node.kind}`, whose inside was not seen")
         around = {self.regions.get(node.address[:k]) for k in range(1, len(node.address) + 1)}
@@ -173,7 +157,7 @@ class _Walk:
             others = [self.tagged.get(i) for i in node.ins[1:]]
             same = first is not None and all(o is not None and _same(first, o) for o in others)
             if not same or self.is_carry(node):
-                raise NotFollowedError("it is carried from step to step of a loop, or made in one branch only")
+                raise NotFollowedError(_CARRIED if self.is_carry(node) else "it is made in one branch only")
         assert first is not None
         loops = len(node.lengths)
         if node.kind == "unstack":
@@ -184,10 +168,17 @@ class _Walk:
         else:
             self.tagged[node.outs[0]] = Tagged(first.inside(loops), loops)
 
+    def is_new(self, node: Node) -> bool:
+        """Whether tags reach a join that had been passed before they were there."""
+        live = any(self.flow.live[o] for o in node.outs)
+        return live and node.outs[0] not in self.tagged and any(i in self.tagged for i in node.ins)
+
     def is_carry(self, node: Node) -> bool:
+        """Whether a node joins the steps of a loop."""
         return self.regions.get(node.address) in ("scan", "while")
 
     def through(self, node: Node, operands: list[Tags | None], loops: int) -> list[Tags | None]:
+        """Tags of the results of an equation."""
         if node.kind == "dot_general" or contracts(node):
             return [self.contraction(node, operands, loops)]
         if node.kind in _ENTRYWISE:
@@ -207,6 +198,7 @@ class _Walk:
         return [compressed(move(node.eqn, first, loops))]
 
     def entrywise(self, node: Node, operands: list[Tags | None], loops: int) -> Tags:
+        """Tags of a result whose entries are made one by one."""
         rank = len(node.eqn.outvars[0].aval.shape)
         # A scalar operand (of `clamp`, `select_n`) goes with every entry.
         given = {i: t.reshape([*t.shape[:loops], *[1] * (rank + loops - t.ndim), *t.shape[loops:]])
@@ -217,8 +209,10 @@ class _Walk:
             if clash.any():
                 raise NotFollowedError("it is combined with other units")
             merged = np.where(tags == NONE, merged, tags)
+        out = node.outs[0]
+        weight = self.flow.status[out] == PARAMS and bool(self.flow.use[out] & AS_WEIGHT)
         for position, value in enumerate(node.ins):
-            alone = ((merged != NONE) & (given.get(position, np.array(NONE)) == NONE)).any()
+            alone = not weight and ((merged != NONE) & (given.get(position, np.array(NONE)) == NONE)).any()
             if alone and self.is_signal(value) and not _modulates(node.kind, position):
                 what = "added to" if node.kind in _ADDITIONS else f"combined in `{node.kind}` with"
                 raise NotFollowedError(f"it is {what} another signal")
@@ -227,17 +221,20 @@ class _Walk:
         return compressed(merged)
 
     def contraction(self, node: Node, operands: list[Tags | None], loops: int) -> Tags | None:
+        """Tags of the result; none where a weight sums over the units, which is noted."""
         if operands[0] is not None and operands[1] is not None:
             raise NotFollowedError("it is multiplied with itself in a contraction")
         position = 0 if operands[0] is not None else 1
         tags = operands[position]
         assert tags is not None
-        ways = _Ways(node, position)
+        ways = Ways(node, position)
         site = self.sites.get(id(node))
         summed = any(varies(tags, loops + axis) for axis in ways.summed)
         if site is None or position == weight_position(node, self.flow):
             if summed:
-                raise NotFollowedError("it is combined with another signal in a contraction, which has no weight")
+                raise NotFollowedError(
+                    "it is combined with another signal in a contraction, which has no weight"
+                )
             return ways.onward(tags, loops)
         free = any(varies(tags, loops + axis) for axis in ways.free)
         if free and not summed:
@@ -247,69 +244,6 @@ class _Walk:
         rows = Tagged(ways.across(tags, loops), loops)
         self.arrivals.append(Arrival(site, node.ins[1 - position], rows))
         return None
-
-
-class _Ways:
-    """Where the axes of one operand of a contraction go: to the result, and to the other operand."""
-
-    def __init__(self, node: Node, position: int):
-        self.node, self.position, self.params = node, position, node.eqn.params
-        self.shapes = [tuple(v.aval.shape) for v in (*node.eqn.invars[:2], node.eqn.outvars[0])]
-        if node.kind == "dot_general":
-            contracted, batch = self.params["dimension_numbers"]
-            self.summed, self.batch = tuple(contracted[position]), tuple(batch[position])
-            self.others = (tuple(contracted[1 - position]), tuple(batch[1 - position]))
-        elif node.kind == "conv_general_dilated" and self.params["batch_group_count"] == 1:
-            numbers = self.params["dimension_numbers"]
-            spec = numbers.lhs_spec if position == 0 else numbers.rhs_spec
-            # Taps and positions are combined too: the units must not depend on them.
-            self.summed, self.batch = tuple(spec[1:]), ()
-        else:
-            raise NotFollowedError(f"what `{node.kind}` does with it is not known")
-        rank = len(self.shapes[position])
-        self.free = tuple(i for i in range(rank) if i not in (*self.summed, *self.batch))
-
-    def onward(self, tags: Tags, loops: int) -> Tags:
-        """Tags of the result, where the summed axes don't vary."""
-        places: list[int | None] = [None] * len(self.shapes[self.position])
-        if self.node.kind == "dot_general":
-            num_batch = len(self.batch)
-            num_left = len(self.shapes[0]) - num_batch - len(self.summed)
-            for i, axis in enumerate(self.batch):
-                places[axis] = i
-            for i, axis in enumerate(self.free):
-                places[axis] = num_batch + i + (num_left if self.position == 1 else 0)
-        else:
-            places[self.free[0]] = self.params["dimension_numbers"].out_spec[self.position]
-        return compressed(placed(tags, loops, places, len(self.shapes[2])))
-
-    def across(self, tags: Tags, loops: int) -> Tags:
-        """Tags of the other operand, where the free axes don't vary."""
-        if self.node.kind == "conv_general_dilated":
-            return self.conv_rows(tags, loops)
-        places: list[int | None] = [None] * len(self.shapes[self.position])
-        for axes, others in zip((self.summed, self.batch), self.others, strict=True):
-            for axis, other in zip(axes, others, strict=True):
-                places[axis] = other
-        return placed(tags, loops, places, len(self.shapes[1 - self.position]))
-
-    def conv_rows(self, tags: Tags, loops: int) -> Tags:
-        """A kernel's rows are its inputs; with groups each output has the rows of its own group."""
-        if self.position != 0:
-            raise NotFollowedError("it is the kernel of a convolution")
-        numbers, groups = self.params["dimension_numbers"], self.params["feature_group_count"]
-        if any(varies(tags, loops + axis) for axis in numbers.lhs_spec[2:]):
-            raise NotFollowedError("only a part of what a weight sums over is made of it")
-        feature, kernel = numbers.lhs_spec[1], self.shapes[1]
-        outs, ins = numbers.rhs_spec[:2]
-        places = [0 if axis == feature else None for axis in range(len(self.shapes[0]))]
-        flat = placed(tags, loops, places, 1)
-        before = flat.shape[:loops]
-        full = np.broadcast_to(flat, [*before, self.shapes[0][feature]])
-        grouped = reshaped(full, loops, full.shape[loops:], (groups, kernel[ins]))
-        wide = np.broadcast_to(grouped, [*before, groups, kernel[ins]])
-        wide = np.repeat(wide, kernel[outs] // groups, axis=loops)
-        return compressed(placed(wide, loops, [outs, ins], len(kernel)))
 
 
 def _same(a: Tagged, b: Tagged) -> bool:

@@ -109,7 +109,7 @@ def find_sites(program: Program) -> Sites:
 
 def analyse_sites(program: Program) -> Analysis:
     """The sites of a traced program, and what they were found from."""
-    graph = flatten(program.jaxpr)
+    graph = flatten(program.jaxpr, program.consts)
     flow = analyse(graph, _statuses(program))
     layers = [n for n in graph.nodes if is_layer(n, flow) and flow.live[n.outs[0]]]
     order = _Order(graph, layers)

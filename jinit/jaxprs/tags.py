@@ -113,11 +113,13 @@ def _slice(eqn: Any, tags: Tags, loops: int) -> Tags:
 def _cut(tags: Tags, loops: int, cuts: Sequence[slice]) -> Tags:
     axes = range(loops, tags.ndim)
     whole = [slice(None)] * loops
-    return tags[tuple(whole + [c if tags.shape[i] > 1 else slice(None) for i, c in zip(axes, cuts, strict=True)])]
+    return tags[
+        tuple(whole + [c if tags.shape[i] > 1 else slice(None) for i, c in zip(axes, cuts, strict=True)])
+    ]
 
 
 def _rev(eqn: Any, tags: Tags, loops: int) -> Tags:
-    return np.flip(tags, [loops + i for i in eqn.params["dimensions"]])
+    return np.flip(tags, tuple(loops + i for i in eqn.params["dimensions"]))
 
 
 def _pad(eqn: Any, tags: Tags, loops: int) -> Tags:
@@ -201,9 +203,13 @@ MOVES: dict[str, Move] = {
     "gather": _gather,
 }
 MIXES: dict[str, Move] = {
-    **dict.fromkeys(("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"), _reduce),
+    **dict.fromkeys(
+        ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"), _reduce
+    ),
     **dict.fromkeys(("argmax", "argmin"), _reduce),
-    **dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window"), _window),
+    **dict.fromkeys(
+        ("reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window"), _window
+    ),
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"), _along),
 }
 

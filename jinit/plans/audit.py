@@ -51,7 +51,7 @@ def audit(apply: Callable[..., PyTree]) -> Callable[..., tuple[WeightUse, ...]]:
       >>> x = jax.ShapeDtypeStruct((1, 16, 16, 32), "float32")
       >>> params = jax.eval_shape(layer.init, jax.random.key(0), x)
       >>> bias, kernel = jinit.audit(layer.apply)(params, x)
-      >>> kernel.role, kernel.fan_in, kernel.fan_out  # 4·4·32 products, 3 in 4 of them with a zero between inputs
+      >>> kernel.role, kernel.fan_in, kernel.fan_out  # 4·4·32 products, 3 in 4 of them with a zero
       ('kernel', 128.0, 128.0)
       >>> bias.role, bias.fan_in
       ('bias', None)
@@ -80,12 +80,13 @@ def weight_uses(program: Program, analysis: Analysis, leaves: Sequence[Array]) -
         at_sites[use.leaf].append(use)
     order = Order([_kernel(uses, shapes) for uses in at_sites.values() if not all(u.lookup for u in uses)])
     elsewhere = _elsewhere(program, analysis, shapes, scanned_axes(analysis.graph, views))
-    gains = _deviations(leaves)
+    deviations = _deviations(leaves)
     found = []
     for index, (path, leaf) in enumerate(zip(program.paths, leaves, strict=True)):
         facts = _at_sites(at_sites[index], order, index) if index in at_sites else elsewhere(index, order)
-        if gains[index] is not None and facts.get("fan_in"):
-            facts["gain"] = gains[index] * math.sqrt(facts["fan_in"])
+        deviation = deviations[index]
+        if deviation is not None and facts.get("fan_in"):
+            facts["gain"] = deviation * math.sqrt(facts["fan_in"])
         found.append(WeightUse(path, shapes[index], np.dtype(leaf.dtype), **facts, count=order.count))
     return tuple(found)
 
@@ -130,19 +131,19 @@ def _elsewhere(
     in_collections = "params/" in {path[:7] for path in program.paths}
 
     def facts(index: int, order: Order) -> dict[str, Any]:
-        path = program.paths[index]
-        role: Role = roles.get(index, "scale" if index in makers and len(shapes[index]) <= 1 else "other")
+        path, stacked = program.paths[index], [axis for axis, _ in scanned.get(index, ())]
+        long = [axis for axis, size in enumerate(shapes[index]) if size > 1 and axis not in stacked]
+        role: Role = roles.get(index, "scale" if index in makers and len(long) <= 1 else "other")
         if path in unused:
             role = "unused"
         elif in_collections and not path.startswith("params/"):
             role = "other"  # batch statistics and other state of a linen module
-        axes = tuple(axis for axis, _ in scanned.get(index, ()))
         loops = [loop for _, loop in scanned.get(index, ())]
         place = order.near(places[index], loops) if index in places else Place(0, (0,) * len(loops))
         return {
             "role": role,
-            "batch_axes": tuple(sorted(axes)),
-            "scan_axes": axes,
+            "batch_axes": tuple(sorted(stacked)),
+            "scan_axes": tuple(stacked),
             "index": place.index,
             "steps": place.steps,
             "note": notes.get(path, ""),

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal
-
-from jinit.jaxprs.sites import Site
+from typing import Any, Literal
 
 AxisRole = Literal["in", "out", "batch", "field", "grouped"]
 
@@ -30,21 +28,21 @@ class Contraction:
     groups: int = 1
 
 
-def contraction_of(site: Site, sizes: Sequence[int], *, lookup: bool) -> Contraction | None:
-    """Axes and fans of the weight at a site; None for a primitive that is not known.
+def contraction_of(eqn: Any, weight: int, sizes: Sequence[int]) -> Contraction | None:
+    """Axes and fans of the weight in a contraction or a lookup; None for a primitive that is not known.
 
     Args:
-      site: from `find_sites`.
+      eqn: the equation.
+      weight: position of the weight operand.
       sizes: lengths of the axes of the weight operand, of the whole array where devices hold parts.
-      lookup: whether rows are picked rather than summed, which one-hot inputs do too.
     """
-    roles = _roles(site)
+    roles = _roles(eqn, weight)
     if roles is None:
         return None
-    if lookup or site.signal is None:
+    if eqn.primitive.name in ("gather", "dynamic_slice"):
         return Contraction(roles, 1.0, None)
-    if site.eqn.primitive.name == "conv_general_dilated":
-        return _convolution(site, roles, sizes)
+    if eqn.primitive.name == "conv_general_dilated":
+        return _convolution(eqn.params, roles, sizes)
     return Contraction(roles, float(_product(roles, sizes, "in")), float(_product(roles, sizes, "out")))
 
 
@@ -52,9 +50,8 @@ def _product(roles: Sequence[AxisRole], sizes: Sequence[int], role: AxisRole) ->
     return math.prod(size for size, of_axis in zip(sizes, roles, strict=True) if of_axis == role)
 
 
-def _convolution(site: Site, roles: tuple[AxisRole, ...], sizes: Sequence[int]) -> Contraction:
-    """A stride of s sends an input to 1 of s windows; zeros between inputs, s - 1 of them, save 1 of s products."""
-    params = site.eqn.params
+def _convolution(params: dict, roles: tuple[AxisRole, ...], sizes: Sequence[int]) -> Contraction:
+    """A stride of s sends an input to 1 of s windows; s - 1 zeros between inputs leave 1 of s products."""
     groups = max(params["feature_group_count"], params["batch_group_count"])
     field = _product(roles, sizes, "field")
     fan_in = field * _product(roles, sizes, "in") / math.prod(params["lhs_dilation"])
@@ -62,22 +59,21 @@ def _convolution(site: Site, roles: tuple[AxisRole, ...], sizes: Sequence[int]) 
     return Contraction(roles, fan_in, field * out / math.prod(params["window_strides"]), groups)
 
 
-def _roles(site: Site) -> tuple[AxisRole, ...] | None:
-    rank = len(site.operands[site.weight].shape)
-    params = site.eqn.params
-    match site.eqn.primitive.name:
+def _roles(eqn: Any, weight: int) -> tuple[AxisRole, ...] | None:
+    shape, params = eqn.invars[weight].aval.shape, eqn.params
+    rank = len(shape)
+    match eqn.primitive.name:
         case "dot_general":
             contracted, batch = params["dimension_numbers"]
-            return _named(rank, {"in": contracted[site.weight], "batch": batch[site.weight]})
-        case "ragged_dot" | "ragged_dot_general" if site.weight == 1:
+            return _named(rank, {"in": contracted[weight], "batch": batch[weight]})
+        case "ragged_dot" | "ragged_dot_general" if weight == 1:
             return _ragged(rank, params)
-        case "conv_general_dilated":
-            return _of_convolution(site, rank)
+        case "conv_general_dilated" if weight == 1:
+            return _of_convolution(rank, params)
         case "gather":
             numbers = params["dimension_numbers"]
             return _named(rank, {"in": numbers.collapsed_slice_dims, "batch": numbers.operand_batching_dims})
         case "dynamic_slice":
-            shape = site.operands[0].shape
             picked = [i for i, size in enumerate(params["slice_sizes"]) if size < shape[i]]
             return _named(rank, {"in": picked})
     return None
@@ -99,10 +95,7 @@ def _ragged(rank: int, params: dict) -> tuple[AxisRole, ...]:
     return _named(rank, {"in": contracted[1], "batch": (*batch[1], *numbers.rhs_group_dimensions)})
 
 
-def _of_convolution(site: Site, rank: int) -> tuple[AxisRole, ...] | None:
-    params = site.eqn.params
-    if site.weight != 1:
-        return None
+def _of_convolution(rank: int, params: dict) -> tuple[AxisRole, ...]:
     out, into, *_ = params["dimension_numbers"].rhs_spec
     grouped = max(params["feature_group_count"], params["batch_group_count"]) > 1
     return _named(rank, {"grouped" if grouped else "out": (out,), "in": (into,)}, rest="field")

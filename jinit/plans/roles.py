@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from jinit.jaxprs.dataflow import AS_WEIGHT, PARAMS, SIGNAL
+from jinit.jaxprs.dataflow import AS_SIGNAL, AS_WEIGHT, PARAMS, SIGNAL, Flow
 from jinit.jaxprs.graph import Address, Node
 from jinit.jaxprs.sites import Analysis
 from jinit.plans.uses import Role
@@ -29,9 +29,7 @@ def first_uses(analysis: Analysis, sizes: list[int]) -> tuple[dict[int, Role], d
         if id(node) in layers or node.eqn is None or not _meets(node, analysis):
             continue
         for value in node.ins:
-            if analysis.flow.status[value] != PARAMS:
-                continue
-            for leaf in analysis.flow.entries[value] or analysis.flow.leaves[value]:
+            for leaf in _taking_part(node, value, analysis.flow):
                 role = _role(node, value, analysis, biases, sizes[leaf])
                 places.setdefault(leaf, node.address)
                 # Multiplying decides: a bias may be scaled with what it was added to.
@@ -49,8 +47,20 @@ def weight_makers(analysis: Analysis, indices: list[int]) -> set[int]:
 
 
 def _meets(node: Node, analysis: Analysis) -> bool:
+    """Whether signals are made here, be they signals made of parameters alone, such as learned tokens."""
     flow = analysis.flow
-    return flow.status[node.outs[0]] == SIGNAL and any(flow.live[o] for o in node.outs)
+    made = any(flow.status[o] == SIGNAL or flow.use[o] == AS_SIGNAL for o in node.outs)
+    return made and any(flow.live[o] for o in node.outs)
+
+
+def _taking_part(node: Node, value: int, flow: Flow) -> frozenset[int]:
+    """The parameters that an operand brings to a signal."""
+    if flow.status[value] != PARAMS:
+        return frozenset()
+    if flow.status[node.outs[0]] == SIGNAL:
+        return flow.entries[value] or flow.leaves[value]
+    # Among parameters alone that which has fewer axes is the bias or the scale, the other one the signal.
+    return flow.entries[value] if flow.axes[value] < flow.axes[node.outs[0]] else frozenset()
 
 
 def _role(node: Node, value: int, analysis: Analysis, biases: set[Address], size: int) -> Role:

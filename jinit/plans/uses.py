@@ -16,7 +16,8 @@ class WeightUse:
 
     Fans are defined by what they are for: with independent entries of zero mean in the weight,
 
-        Var[output entry] = fan_in · Var[w] · E[x²],    Var[gradient of an input entry] = fan_out · Var[w] · E[δ²],
+        Var[output entry] = fan_in · Var[w] · E[x²],
+        Var[gradient of an input entry] = fan_out · Var[w] · E[δ²],
 
     averaged over the output entries (the input entries) that padding does not touch.
 
@@ -40,12 +41,18 @@ class WeightUse:
       uses: at how many sites it meets a signal.
       sites: names of these sites, keys of the records of `measure`.
       index: number of kernels that come before it in the program, steps of loops counted: for a kernel its
-        place among `count`, for a bias or scale that of the kernel before it. For a stack, of its first layer.
+        place among `count`, for a bias or scale that of the kernel before it. Of a stack, its first layer's.
       count: number of kernels in the program, those in a stack counted one by one.
       steps: by how much `index` grows from one layer of a stack to the next, for each of `scan_axes`.
       gain: `std · √fan_in` of a concrete kernel, what He calls its gain: √2 for He's rule, 1 for LeCun's;
         None for abstract arrays and where there is no `fan_in`.
       note: what should be known: why it could not be followed, that it stands behind a normaliser.
+
+    Example:
+      >>> import jax.numpy as jnp, jinit
+      >>> (use,) = jinit.audit(lambda w, x: x @ w.T)(jnp.ones((5, 6)), jnp.ones((2, 6)))
+      >>> use.role, use.fan_in, use.in_axes, use.out_axes
+      ('kernel', 6.0, (1,), (0,))
     """
 
     path: str

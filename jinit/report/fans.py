@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 
 from jinit.initializers.fans import compute_fans
+from jinit.plans.assignment import Assignment
 from jinit.plans.uses import WeightUse
 from jinit.report.finding import Case, Finding, Severity, grade, number, worst
 from jinit.report.thresholds import Thresholds
@@ -43,21 +46,81 @@ class Misread:
 
     def severity(self, thresholds: Thresholds) -> Severity:
         """How bad that is."""
-        off = max(self.factor, 1 / self.factor)
-        # Exactly the threshold counts, as for a stride of 2 along one axis.
-        return grade(off, 0.999 * thresholds.fan_warning, 0.999 * thresholds.fan_severe) or "info"
+        return _severity(self.factor, thresholds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Astray:
+    """A kernel whose variance is not what a plan gives it.
+
+    Attributes:
+      assignment: what the plan gives.
+      factor: by what the variance is off.
+    """
+
+    assignment: Assignment
+    factor: float
 
 
 def wrong_fan(case: Case) -> list[Finding]:
-    """Kernels drawn by a known rule from the fan-in of their shape, where their use has another."""
-    uses = case.survey.described or ()
-    found = [m for use in uses if (m := misread(use, case.survey.variances.get(use.path)))]
-    graded: list[tuple[Severity, Misread]] = [(m.severity(case.thresholds), m) for m in found]
-    if not graded:
+    """Kernels whose scale is not what their use asks for: by the plan given, else by the rule they follow."""
+    uses: tuple[WeightUse, ...] = case.survey.described or ()
+    variances = case.survey.variances
+    astray = [a for one in case.declared.values() if (a := _astray(one, variances.get(one.path)))]
+    off = {a.assignment.path for a in astray}
+    found = [m for use in uses if use.path not in off and (m := misread(use, variances.get(use.path)))]
+    return [
+        *_worst(astray, case.thresholds, lambda a: a.assignment.path, _astray_evidence, _astray_remedy),
+        *_worst(found, case.thresholds, lambda m: m.use.path, _evidence, _remedy),
+    ]
+
+
+def _worst(
+    found: list[Any],
+    thresholds: Thresholds,
+    path: Callable[[Any], str],
+    evidence: Callable[[Any], str],
+    remedy: Callable[[Any], str],
+) -> list[Finding]:
+    """One finding on the first of the worst kernels, which says how many more there are."""
+    if not found:
         return []
-    top = worst([severity for severity, _ in graded])
-    first = next(m for severity, m in graded if severity == top)
-    return [Finding(top, "wrong_fan", first.use.path, _evidence(first, len(found)), _remedy(first))]
+    severities: list[Severity] = [_severity(one.factor, thresholds) for one in found]
+    top = worst(severities)
+    first = found[severities.index(top)]
+    more = f" So do {len(found) - 1} more kernels." if len(found) > 1 else ""
+    return [Finding(top, "wrong_fan", path(first), evidence(first) + more, remedy(first))]
+
+
+def _severity(factor: float, thresholds: Thresholds) -> Severity:
+    # Exactly the threshold counts, as for a stride of 2 along one axis.
+    off = max(factor, 1 / factor)
+    return grade(off, 0.999 * thresholds.fan_warning, 0.999 * thresholds.fan_severe) or "info"
+
+
+def _astray(one: Assignment, variance: float | None) -> Astray | None:
+    declared = one.variance
+    if one.use.fan_in is None or not declared or not variance or one.use.size < _FEWEST:
+        return None
+    factor = variance / declared
+    known = max(factor, 1 / factor) < _OFF or abs(factor - 1) < _bound(one.use)
+    return None if known else Astray(one, factor)
+
+
+def _astray_evidence(a: Astray) -> str:
+    fan_in, declared = a.assignment.use.fan_in or math.nan, a.assignment.variance or math.nan
+    gain = math.sqrt(declared * fan_in)
+    return (
+        f"std·√fan_in is {number(gain * math.sqrt(a.factor))}, where rule {a.assignment.rule} of the plan "
+        f"gives {number(gain)}: the outputs have {number(a.factor)} times the variance it asks for."
+    )
+
+
+def _astray_remedy(a: Astray) -> str:
+    return (
+        f"params = jinit.redraw(apply, plan)(key, params, *inputs)  # {a.assignment.path} and all others\n"
+        f"# or multiply the present weights by {a.factor**-0.5:.3g}"
+    )
 
 
 def misread(use: WeightUse, variance: float | None) -> Misread | None:
@@ -67,8 +130,7 @@ def misread(use: WeightUse, variance: float | None) -> Misread | None:
     in_shape, out_shape = compute_fans(use.shape)
     if max(in_shape / use.fan_in, use.fan_in / in_shape) < _OFF:
         return None
-    # A normal sample's variance has the relative standard error √(2/n); rounding adds half a unit.
-    bound = 5 * math.sqrt(2 / use.size) + float(jnp.finfo(use.dtype).eps)
+    bound = _bound(use)
     fan_out = use.fan_out or use.fan_in
     if any(abs(variance / rule(use.fan_in, fan_out) - 1) < bound for _, _, rule in _RULES):
         return None
@@ -79,12 +141,16 @@ def misread(use: WeightUse, variance: float | None) -> Misread | None:
     return None
 
 
-def _evidence(m: Misread, count: int) -> str:
-    evidence = (
+def _bound(use: WeightUse) -> float:
+    """A normal sample's variance has the relative standard error √(2/n); rounding adds half a unit."""
+    return 5 * math.sqrt(2 / use.size) + float(jnp.finfo(use.dtype).eps)
+
+
+def _evidence(m: Misread) -> str:
+    return (
         f"Drawn by {m.rule} with a fan-in of {m.fan:.0f}, read off the shape {m.use.shape}; its use sums "
         f"{m.use.fan_in:g} products, so the outputs have {number(m.factor)} times the variance meant."
     )
-    return evidence + (f" So do {count - 1} more kernels." if count > 1 else "")
 
 
 def _remedy(m: Misread) -> str:

@@ -6,9 +6,6 @@ from collections.abc import Callable
 
 from jinit.report import fans, numerics, trends, units
 from jinit.report.finding import SEVERITIES, Case, Finding
-from jinit.report.rows import Row
-from jinit.report.thresholds import Thresholds
-from jinit.signals.survey import Survey
 
 Rule = Callable[[Case], list[Finding]]
 
@@ -49,9 +46,8 @@ _EXPLAINS: dict[str, frozenset[str]] = {
 }
 
 
-def find(rows: tuple[Row, ...], survey: Survey, thresholds: Thresholds) -> tuple[Finding, ...]:
+def find(case: Case) -> tuple[Finding, ...]:
     """All findings, the most severe first and causes before what follows from them."""
-    case = Case(rows, survey, thresholds)
     found = [finding for rule in RULES for finding in rule(case)]
     found = [finding for finding in found if not _explained(case, finding, found)]
     return tuple(sorted(found, key=lambda f: -SEVERITIES.index(f.severity)))

@@ -12,8 +12,9 @@ from jax.core import Tracer
 
 from jinit._errors import message
 from jinit.plans.audit import weight_uses
+from jinit.plans.rules import Plan
 from jinit.plans.uses import WeightUse
-from jinit.report.finding import SEVERITIES, Finding, Severity
+from jinit.report.finding import SEVERITIES, Case, Finding, Severity
 from jinit.report.findings import find
 from jinit.report.rows import Row, rows_of
 from jinit.report.thresholds import Thresholds
@@ -112,6 +113,7 @@ def diagnose(
     loss: Callable[[Any], Any] | None = None,
     key: Any = None,
     backward: bool = True,
+    plan: Plan | None = None,
     thresholds: Thresholds | None = None,
 ) -> Callable[..., Report]:
     """What is wrong with the signals of a network, where, how badly, and the line that mends it.
@@ -134,6 +136,7 @@ def diagnose(
         cotangents enter at the outputs.
       key: key for these cotangents; `jax.random.key(0)` by default.
       backward: False leaves out gradients and all findings on them.
+      plan: the plan that the parameters were drawn by. Kernels whose scale is not what it gives are found.
       thresholds: a `jinit.Thresholds`, when to speak up.
 
     Returns:
@@ -142,6 +145,7 @@ def diagnose(
 
     Raises:
       TypeError: the returned function was called while tracing, as under `jax.jit`: a report needs numbers.
+      ValueError: `plan` is not one for these parameters.
 
     Example:
       >>> import jax, jax.numpy as jnp, jinit
@@ -166,7 +170,7 @@ def diagnose(
     def report(params: Any, *inputs: Any, **kwargs: Any) -> Report:
         _refuse_tracers((params, inputs, kwargs))
         _, found = surveyed(params, *inputs, **kwargs)
-        return report_of(found, limits)
+        return report_of(found, limits, plan)
 
     return report
 
@@ -175,13 +179,14 @@ def _uses(one_pass: Pass, arrays: list[Any]) -> tuple[WeightUse, ...]:
     return weight_uses(one_pass.program, one_pass.analysis, arrays[: len(one_pass.program.paths)])
 
 
-def report_of(found: Survey, thresholds: Thresholds) -> Report:
+def report_of(found: Survey, thresholds: Thresholds, plan: Plan | None = None) -> Report:
     """The report on a survey, fetched to the host all at once."""
     names = ("records", "units", "nonfinite_parameters", "nonfinite_outputs")
     host = jax.device_get({name: getattr(found, name) for name in names})
     local = dataclasses.replace(found, **host)
     rows = rows_of(local)
-    return Report(find(rows, local, thresholds), rows, thresholds)
+    declared = plan.assign(local.described) if plan is not None else {}
+    return Report(find(Case(rows, local, thresholds, declared)), rows, thresholds)
 
 
 def _refuse_tracers(values: Any) -> None:
