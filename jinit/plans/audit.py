@@ -87,7 +87,7 @@ def weight_uses(program: Program, analysis: Analysis, leaves: Sequence[Array]) -
         deviation = deviations[index]
         if deviation is not None and facts.get("fan_in"):
             facts["gain"] = deviation * math.sqrt(facts["fan_in"])
-        found.append(WeightUse(path, shapes[index], np.dtype(leaf.dtype), **facts, count=order.count))
+        found.append(WeightUse(path, shapes[index], leaf.dtype, **facts, count=order.count))
     return tuple(found)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +19,6 @@ from jinit.plans.assignment import assigned, likely
 from jinit.plans.audit import audit
 from jinit.plans.draw import Artist, Keys, keys_of
 from jinit.plans.rules import Plan
-from jinit.plans.uses import WeightUse
 
 CALLER = "jinit.init(...)"
 
@@ -90,7 +88,7 @@ def init(apply: Callable[..., PyTree], plan: Plan, *, out_shardings: PyTree = No
         artist = Artist(keys, places, caller=CALLER)
         for guess in likely(plan.rules, zip(paths, leaves, strict=True)):
             artist.prepare(guess)  # compiles while `apply` is traced
-        uses = uses_of(apply, params, *inputs, **kwargs)
+        uses = audit(apply)(abstract(params), *inputs, **kwargs)
         drawn = artist.draw(assigned(plan.rules, uses, caller=CALLER).values())
         return jax.tree.unflatten(
             tree, [drawn.get(path, leaf) for path, leaf in zip(paths, kept, strict=True)]
@@ -123,26 +121,6 @@ def abstract(params: PyTree) -> PyTree:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
     return jax.tree.map(shape_of, params)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Held:
-    """A random key, out of sight of the audit, which is about arrays of numbers."""
-
-    key: Key
-
-
-def uses_of(
-    apply: Callable[..., PyTree], params: PyTree, *inputs: Any, **kwargs: Any
-) -> tuple[WeightUse, ...]:
-    """The audit of `params`, of which only shapes and dtypes are looked at; random keys are left out."""
-
-    def holding(params: PyTree, *inputs: Any, **kwargs: Any) -> PyTree:
-        params = jax.tree.map(lambda leaf: leaf.key if isinstance(leaf, _Held) else leaf, params)
-        return apply(params, *inputs, **kwargs)
-
-    held = jax.tree.map(lambda leaf: _Held(leaf) if _is_key(leaf) else leaf, abstract(params))
-    return audit(holding)(held, *inputs, **kwargs)
 
 
 def _is_array(leaf: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -250,3 +251,28 @@ def test_specs_of_the_mesh_in_use_and_boxes(mesh, cpus):
         with jax.set_mesh(jax.make_mesh((2, 4), ("x", "y"), axis_types=(kind,) * 2, devices=cpus)):
             params = jinit.init(mlp, PLAN, out_shardings=spec)(KEY, shapes("a"), X)
             assert params["a"]["kernel"].sharding.spec == PartitionSpec(None, "y")
+
+
+class Normalised(nnx.Module):
+    """Batch statistics and a random stream beside the parameters."""
+
+    def __init__(self, rngs):
+        self.first = nnx.Linear(8, 32, rngs=rngs)
+        self.norm = nnx.BatchNorm(32, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+        self.last = nnx.Linear(32, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.drop(nnx.relu(self.norm(self.first(x)))))
+
+
+def test_an_abstract_nnx_model_with_other_state():
+    x = jnp.ones((4, 8))
+    plan = jinit.plan([("*/kernel", jinit.he_normal()), ("*/bias", jinit.zeros), ("*/scale", jinit.ones)])
+    apply, shapes = jinit.functional(nnx.eval_shape(lambda: Normalised(nnx.Rngs(0))))
+    params = jinit.init(apply, plan)(jax.random.key(1), shapes, x)
+    concrete_apply, concrete = jinit.functional(Normalised(nnx.Rngs(0)))
+    chex.assert_trees_all_equal(params, jinit.init(concrete_apply, plan)(jax.random.key(1), concrete, x))
+    assert concrete_apply(params, x).shape == (4, 3)
+    with pytest.raises(Exception, match="can be audited and initialized, not run"):
+        jax.block_until_ready(apply(params, x))
