@@ -295,16 +295,3 @@ def test_an_error_of_apply_says_what_it_was_called_with():
     with pytest.raises(TypeError) as caught:
         jinit.audit(lambda p, x: x @ p)(array(3, 2), array(2, 2))
     assert any("`jinit.audit(...)`" in note and "float32[2,2]" in note for note in caught.value.__notes__)
-
-
-def test_integers_and_random_keys_among_the_parameters():
-    def apply(params, x):
-        return (
-            x @ params["w"] + jax.random.normal(params["key"], (3,))[None] + params["n"].astype(x.dtype)[None]
-        )
-
-    params = {"w": jnp.ones((4, 3)), "key": jax.random.key(0), "n": jnp.arange(3)}
-    roles = {use.path: use.role for use in jinit.audit(apply)(params, jnp.ones((2, 4)))}
-    assert roles == {"key": "other", "n": "other", "w": "kernel"}
-    again = jinit.redraw(apply, [("w", jinit.he_normal())])(jax.random.key(1), params, jnp.ones((2, 4)))
-    assert again["key"] is params["key"]

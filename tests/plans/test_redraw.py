@@ -111,3 +111,16 @@ def test_bad_calls(case):
     with pytest.raises((TypeError, ValueError), match=text) as caught:
         jinit.redraw(Net().apply, rules)(key, params, X)
     assert str(caught.value).startswith("`jinit.")
+
+
+def test_integers_and_random_keys_among_the_parameters():
+    def apply(params, x):
+        return (
+            x @ params["w"] + jax.random.normal(params["key"], (3,))[None] + params["n"].astype(x.dtype)[None]
+        )
+
+    params = {"w": jnp.ones((4, 3)), "key": jax.random.key(0), "n": jnp.arange(3)}
+    roles = {use.path: use.role for use in jinit.audit(apply)(params, jnp.ones((2, 4)))}
+    assert roles == {"key": "other", "n": "other", "w": "kernel"}
+    again = jinit.redraw(apply, [("w", jinit.he_normal())])(jax.random.key(1), params, jnp.ones((2, 4)))
+    assert again["key"] is params["key"]
