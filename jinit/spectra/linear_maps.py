@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jinit._compat import opened
 from jinit._typing import Array, PyTree, at_least_float32
 
 CHUNK = 128  # directions pushed through the network at once
@@ -89,8 +90,24 @@ class RealFunction:
 
 
 def push_of(function: Function, point: PyTree) -> Function:
-    """The derivative, forward: tangents to tangents."""
-    return jax.linearize(function, point)[1]
+    """The derivative, forward: tangents to tangents.
+
+    Raises:
+      TypeError: there is a `custom_vjp` in it, which JAX itself notices only when the program is compiled.
+    """
+    push = jax.linearize(function, point)[1]
+    if _holds(jax.make_jaxpr(push)(point), "custom_lin"):
+        raise TypeError("can't apply forward-mode autodiff (jvp) to a custom_vjp function.")
+    return push
+
+
+def _holds(jaxpr: Any, name: str) -> bool:
+    """Whether a primitive of this name is in a jaxpr, at any depth."""
+    for eqn in opened(jaxpr)[0].eqns:
+        inner = [p for p in jax.tree.leaves(list(eqn.params.values())) if hasattr(opened(p)[0], "eqns")]
+        if eqn.primitive.name == name or any(_holds(p, name) for p in inner):
+            return True
+    return False
 
 
 def pull_of(function: Function, point: PyTree) -> Function:

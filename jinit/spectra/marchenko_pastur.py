@@ -26,14 +26,13 @@ def cdf(squares: Array, rows: int, columns: int) -> Array:
     """
     large, small = max(rows, columns), min(rows, columns)
     c = small / large
-    a, b = (1 - math.sqrt(c)) ** 2, (1 + math.sqrt(c)) ** 2
-    tiny = float(jnp.finfo(squares.dtype).tiny)
-    x = jnp.clip(squares / large, max(a, tiny), b)
-    root = jnp.sqrt(jnp.maximum((b - x) * (x - a), 0.0))
-    first = jnp.arcsin(jnp.clip((x - (1 + c)) / (2 * math.sqrt(c)), -1.0, 1.0)) + math.pi / 2
-    inner = ((1 + c) - (1 - c) ** 2 / x) / (2 * math.sqrt(c))
-    second = jnp.arcsin(jnp.clip(inner, -1.0, 1.0)) + math.pi / 2
-    return jnp.clip((root + (1 + c) * first - (1 - c) * second) / (2 * math.pi * c), 0.0, 1.0)
+    # With x = 1 + c + 2 √c t every term is an angle, and none is lost to rounding near the ends.
+    t = jnp.clip((squares / large - (1 + c)) / (2 * math.sqrt(c)), -1.0, 1.0)
+    root = jnp.sqrt((1 - t) * (1 + t))
+    first = jnp.arctan2(t, root) + math.pi / 2
+    second = jnp.arctan2(2 * math.sqrt(c) + (1 + c) * t, (1 - c) * root) + math.pi / 2
+    total = 2 * math.sqrt(c) * root + (1 + c) * first - (1 - c) * second
+    return jnp.clip(total / (2 * math.pi * c), 0.0, 1.0)
 
 
 def largest_square(rows: int, columns: int) -> tuple[float, float]:
