@@ -97,10 +97,9 @@ def test_statistics_are_no_parameters():
 
 
 def test_wide_network_agrees_with_theory():
-    """Two ReLU layers and a linear one, He's variance with it, biases none, width 512: Θ(x, x)/|x|² → closed form.
+    """One hidden ReLU layer of unit-variance weights, outputs over √width, inputs of |x|² = n at a right angle.
 
-    Jacot et al. 2018 in this parametrization: each weight matrix adds what its gradient holds, in units where
-    hidden kernels dominate: `Θ(x, x) = |h|² Σ`, compared as a ratio of two inputs at angle 0 and π/2.
+    Jacot et al. 2018: `Θ(x, x')/n → E[σ(u) σ(u')] + (x·x'/n) E[σ'(u) σ'(u')]`, `u, u'` standard normal.
     """
     width, n = 512, 8
     keys = jax.random.split(KEY, 3)
@@ -112,9 +111,9 @@ def test_wide_network_agrees_with_theory():
         return jinit.neural_tangent_kernel(lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"] / width**0.5)(p, x)
 
     found = np.mean([one(k) for k in keys], 0) / n
-    # With u = x·a ~ N(0, n): E relu² / n + |x|² E[1/2] / n, and for orthogonal inputs 1/(2π) + 0.
+    # Equal inputs: 1/2 + 1/2. At a right angle: E[σ(u)]² = 1/(2π), and nothing.
     expected = np.array([[1.0, 1 / (2 * np.pi)], [1 / (2 * np.pi), 1.0]])
-    # Each entry is a mean of 3·512 products whose standard deviation is below 2.
+    # Each entry is a mean over 3·512 units, of standard deviation √3 and less.
     assert (np.abs(found - expected) < 5 * 2 / np.sqrt(3 * width)).all()
 
 
