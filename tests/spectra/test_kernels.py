@@ -97,7 +97,7 @@ def test_statistics_are_no_parameters():
 
 
 def test_wide_network_agrees_with_theory():
-    """One hidden ReLU layer of unit-variance weights, outputs over √width, inputs of |x|² = n at a right angle.
+    """One ReLU layer, unit-variance weights, outputs over √width, two inputs at a right angle, |x|² = n.
 
     Jacot et al. 2018: `Θ(x, x')/n → E[σ(u) σ(u')] + (x·x'/n) E[σ'(u) σ'(u')]`, `u, u'` standard normal.
     """
