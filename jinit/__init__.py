@@ -55,3 +55,15 @@ from jinit.signals.measure import measure as measure
 from jinit.signals.moments import Moments as Moments
 from jinit.signals.records import Record as Record
 from jinit.signals.records import Records as Records
+from jinit.spectra.jacobian import jacobian_spectrum as jacobian_spectrum
+from jinit.spectra.jacobian_law import JacobianLaw as JacobianLaw
+from jinit.spectra.jacobian_law import jacobian_law as jacobian_law
+from jinit.spectra.kernel_spectrum import KernelSpectrum as KernelSpectrum
+from jinit.spectra.kernel_spectrum import kernel_spectrum as kernel_spectrum
+from jinit.spectra.kernels import neural_tangent_kernel as neural_tangent_kernel
+from jinit.spectra.kernels import nngp_kernel as nngp_kernel
+from jinit.spectra.layers import LayerSpectra as LayerSpectra
+from jinit.spectra.layers import layer_spectra as layer_spectra
+from jinit.spectra.spectrum import Spectrum as Spectrum
+from jinit.spectra.weights import WeightSpectrum as WeightSpectrum
+from jinit.spectra.weights import weight_spectrum as weight_spectrum

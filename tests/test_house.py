@@ -22,6 +22,7 @@ LEVELS = {
     "plans": 2,
     "flax": 3,
     "calibrate": 3,
+    "spectra": 3,
     "report": 4,
     "jinit": 5,
 }
