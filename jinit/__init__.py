@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from jinit.calibrate.calibration import Calibration as Calibration
+from jinit.calibrate.lsuv import lsuv as lsuv
 from jinit.flax import functional as functional
 from jinit.initializers._statistics import Check as Check
 from jinit.initializers.check import CheckReport as CheckReport

@@ -54,6 +54,7 @@ class Graph:
       num_values: value ids are `0 … num_values - 1`.
       regions: what kind of enclosure each region is (`scan`, `while`, `cond`, `shard_map`,
         `unchecked_shard_map`, `custom`).
+      literals: value id -> the number that stands in the program there.
     """
 
     nodes: list[Node] = dataclasses.field(default_factory=list)
@@ -61,6 +62,7 @@ class Graph:
     outputs: list[int] = dataclasses.field(default_factory=list)
     num_values: int = 0
     regions: dict[Address, str] = dataclasses.field(default_factory=dict)
+    literals: dict[int, Any] = dataclasses.field(default_factory=dict)
 
     def value(self) -> int:
         """A new value id."""
@@ -89,7 +91,11 @@ class _Builder:
         env.update((v, self.graph.value()) for v in jaxpr.constvars)
 
         def read(atom: Any) -> int:
-            return self.graph.value() if isinstance(atom, Literal) else env[atom]
+            if not isinstance(atom, Literal):
+                return env[atom]
+            value = self.graph.value()
+            self.graph.literals[value] = atom.val
+            return value
 
         for i, eqn in enumerate(jaxpr.eqns):
             outs = self.equation(eqn, [read(v) for v in eqn.invars], (*address, i), region, lengths)

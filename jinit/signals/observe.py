@@ -61,6 +61,7 @@ class _Taps:
 
     gauge: Gauge
     sites: tuple[Site, ...]
+    rewrites = False
 
     def enter(self, index: int, operands: list[Array], extra: PyTree) -> tuple[list[Array], PyTree]:
         site = self.sites[index]
