@@ -2,8 +2,9 @@
 
     python -m experiments.calibration_cost [--rounds 31] [--depth 50] [--repeated]
 
-A ReLU network of 50 layers, 512 wide, at batch 256. The programs take turns, and medians of the ratios round by
-round are given. *Donated* lets the new parameters take the place of the old ones, so that no memory is asked for.
+A ReLU network of 50 layers, 512 wide, at batch 256. The programs take turns, and medians of the ratios
+round by round are given. *Donated* lets the new parameters take the place of the old ones, so that no memory
+is asked for.
 `--repeated` sets layer after layer, each with a jitted forward pass up to it that returns one number.
 """
 
@@ -38,7 +39,7 @@ def apply(params: Params, x: jax.Array) -> jax.Array:
 
 
 def repeated(params: Params, x: jax.Array) -> Params:
-    """LSUV as published: for every layer a pass up to it, then its weight divided by the standard deviation."""
+    """LSUV as published: a pass up to each layer, whose weight is then divided by the standard deviation."""
 
     @jax.jit
     def deviation(params: Params, x: jax.Array) -> jax.Array:

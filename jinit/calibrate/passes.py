@@ -190,16 +190,16 @@ def _changed(
 
 def _factors(slots: Slots, found: list[Found]) -> Array:
     """The factor of every entry of a leaf, broadcasting against it."""
-    factors = [(1 + _excess(found[i])) ** a for i, a in slots.sites]
+    factors = [jnp.exp(a * _log_factor(found[i])) for i, a in slots.sites]
     if slots.labels.size == 1 and sum(f.size for f in factors) == 1:
         return factors[0].reshape(())
     numbered = jnp.concatenate([f.reshape(-1) for f in factors] + [jnp.ones(1, factors[0].dtype)])
     return numbered[slots.labels]
 
 
-def _excess(part: Found) -> Array:
-    assert part.excess is not None
-    return part.excess
+def _log_factor(part: Found) -> Array:
+    assert part.log_factor is not None
+    return part.log_factor
 
 
 def times(x: Array, factor: Array) -> Array:
@@ -216,8 +216,8 @@ def _records(
         knob, part = plan.knobs.knobs[index], found[index]
         last = part if checked is None else checked[index]
         factor = None
-        if part.excess is not None:
-            factor = 1 + part.excess
+        if part.log_factor is not None:
+            factor = jnp.exp(part.log_factor)
         elif knob.group is not None and log_scales is not None:
             factor = jnp.exp(log_scales[knob.group])
         record = Calibration(

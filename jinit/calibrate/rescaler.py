@@ -102,14 +102,14 @@ class Found:
     Attributes:
       output: moments of the output, after rescaling.
       before: moments before it; None where nothing is rescaled here.
-      excess: factor less one, so that what is not reached adds nothing.
+      log_factor: logarithm of the factor: what is not reached adds zero.
       shift: what is added to the entries of the bias.
       unit_error: largest `|√(variance/target) − 1|` of the units, where each has its own factor.
     """
 
     output: Moments
     before: Moments | None = None
-    excess: Array | None = None
+    log_factor: Array | None = None
     shift: Array | None = None
     unit_error: Array | None = None
 
@@ -190,10 +190,10 @@ class Rescaler:
             )
         scaled = (wide * found.factor.astype(wide.dtype)).astype(x.dtype)
         share = 1 / lax.psum(1, station.mesh_axes) if station.mesh_axes else 1.0  # summed over devices later
-        excess = _by_unit(found.factor, station) - 1
+        log_factor = jnp.log(_by_unit(found.factor, station))
         after, before = (self._moments(station, x.size, *pair) for pair in (found.after, found.before))
         error = _error(found.after[1], target) if station.unit_axes else None
-        part = Found(after, before, excess * share, None if shift is None else shift * share, error)
+        part = Found(after, before, log_factor * share, None if shift is None else shift * share, error)
         return scaled, bias, part
 
     def _moments(self, station: Station, size: int, mean: Array, variance: Array) -> Moments:

@@ -12,11 +12,11 @@ from tests.zoo import ZOO
 
 # One of each kind; the others take minutes to compile.
 QUICK = (
-    "cnn_train", "conv_grouped", "conv_transposed", "learned_queries", "einsum_layer", "float16_parameters",
-    "complex_parameters", "rnn_lstm", "scanned_remat_stack", "scanned_on_another_axis", "switch", "custom_vjp",
-    "loop_over_dynamic_slices", "tensor_parallel", "tensor_parallel_unchecked", "scan_in_shard_map", "nnx_scan",
-    "haiku_convnet", "equinox_attention", "weight_and_spectral_norm", "packed_flat_vector", "low_rank_adapter",
-    "while_loop", "pallas_kernel",
+    "conv_grouped", "conv_transposed", "learned_queries", "einsum_layer", "float16_parameters",
+    "complex_parameters", "rnn_lstm", "scanned_on_another_axis", "switch", "custom_vjp", "while_loop",
+    "loop_over_dynamic_slices", "tensor_parallel", "tensor_parallel_unchecked", "scan_in_shard_map",
+    "nnx_scan", "haiku_convnet", "equinox_attention", "weight_and_spectral_norm", "packed_flat_vector",
+    "low_rank_adapter", "pallas_kernel",
 )  # fmt: skip
 
 
