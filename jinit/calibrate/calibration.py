@@ -28,7 +28,8 @@ class Calibration(Record):
       factor: what the weight operand was multiplied with: shape `[]`, or `[units]` where every unit has its
         own, after a leading `[length]` inside a `scan`. One where the target could not be reached; None where
         nothing was tried.
-      target: the variance asked for; None at a site that was not chosen.
+      target: the variance asked for; None where none is: at a site that was not chosen, and for methods that
+        do not go by variances.
       changed: paths of the parameters that were changed for this site.
       unit_error: with `per_unit`, the largest `error` of the units.
 
@@ -63,7 +64,7 @@ class Calibration(Record):
     def problem(self) -> str:
         """Why the target was not reached, in words; empty if it was. Of concrete records, on the host."""
         if self.target is None:
-            return ""
+            return self.note if self.factor is None else ""
         if self.output is None:
             return self.note
         count, error = np.asarray(self.output.count), np.asarray(self.error)

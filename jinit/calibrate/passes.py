@@ -71,17 +71,26 @@ def make_plan(
 
 def calibrate(plan: Plan, arrays: list[Array], *, verify: bool) -> tuple[dict[int, Array], Records]:
     """The leaves that changed, by index, and the records."""
-    log_scales, found = _iterate(plan, arrays) if plan.iterate else (None, _pass(plan, arrays, exact=True))
-    changed = _changed(plan, arrays, log_scales, found)
+    log_scales, found = _iterate(plan, arrays) if plan.iterate else (None, run_pass(plan, arrays, exact=True))
+    changed = changed_leaves(plan, arrays, log_scales, found)
     checked = None
     if verify:
         after = [changed.get(i, x) for i, x in enumerate(arrays)]
-        checked = _pass(plan, after, exact=False)
-    return changed, _records(plan, arrays, log_scales, found, checked)
+        checked = run_pass(plan, after, exact=False)
+    return changed, records_of(plan, arrays, log_scales, found, checked)
 
 
-def _pass(plan: Plan, arrays: list[Array], *, exact: bool) -> list[Found]:
-    """One walk over the network; exact sites are rescaled in flight."""
+def run_pass(
+    plan: Plan, arrays: list[Array], *, exact: bool, multiples: dict[int, Array] | None = None
+) -> list[Found]:
+    """One walk over the network; exact sites are rescaled in flight.
+
+    Args:
+      plan: what is rescaled by what.
+      arrays: of the parameters, then of the inputs.
+      exact: whether to rescale; else everything is measured.
+      multiples: of the target, by site, with one entry for each step of the scans around it.
+    """
     sites = plan.analysis.sites.sites
     stations = find_stations(plan.program, plan.analysis, plan.knobs.knobs)
     in_flight = [exact and plan.is_exact(i) for i in range(len(sites))]
@@ -91,7 +100,7 @@ def _pass(plan: Plan, arrays: list[Array], *, exact: bool) -> list[Found]:
 
     def run(*inputs: Array) -> list[Found]:
         stops = [s.site for s in stations]
-        _, parts = walk(plan.program, stops, [*arrays[:num_params], *inputs], rescaler, {})
+        _, parts = walk(plan.program, stops, [*arrays[:num_params], *inputs], rescaler, multiples or {})
         either = [(parts[i, "enter"], parts[i, "leave"]) for i in range(len(sites))]
         return [entered if left is None else left for entered, left in either]
 
@@ -109,7 +118,7 @@ def _iterate(plan: Plan, arrays: list[Array]) -> tuple[Array, list[Found]]:
     """
 
     def evaluate(log_scales: Array) -> list[Found]:
-        return _pass(plan, _scaled(plan, arrays, log_scales), exact=True)
+        return run_pass(plan, _scaled(plan, arrays, log_scales), exact=True)
 
     def step(state: _Search) -> _Search:
         found = evaluate(state.following)
@@ -173,9 +182,10 @@ def _scaled(plan: Plan, arrays: list[Array], log_scales: Array | None) -> list[A
     return scaled
 
 
-def _changed(
+def changed_leaves(
     plan: Plan, arrays: list[Array], log_scales: Array | None, found: list[Found]
 ) -> dict[int, Array]:
+    """The leaves that the factors found change, by index."""
     changed = {}
     if log_scales is not None:
         scaled = _scaled(plan, arrays, log_scales)
@@ -208,9 +218,10 @@ def times(x: Array, factor: Array) -> Array:
     return (x.astype(wide) * factor.astype(wide)).astype(x.dtype)
 
 
-def _records(
+def records_of(
     plan: Plan, arrays: list[Array], log_scales: Array | None, found: list[Found], checked: list[Found] | None
 ) -> Records:
+    """The records of a calibration."""
     records = Records()
     for index, site in enumerate(plan.analysis.sites.sites):
         knob, part = plan.knobs.knobs[index], found[index]

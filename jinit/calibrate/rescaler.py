@@ -118,6 +118,8 @@ class Found:
 class Rescaler:
     """Rescales exact sites and measures the others.
 
+    The extra of a site multiplies its target, step by step.
+
     Attributes:
       stations: one for each site.
       targets: variance wanted; None where nothing is.
@@ -140,7 +142,7 @@ class Rescaler:
             return operands, None
         operands = list(operands)
         x, bias = operands[station.operand], operands[1 - station.operand]
-        operands[station.operand], shifted, found = self._rescale(index, x, bias)
+        operands[station.operand], shifted, found = self._rescale(index, x, bias, extra)
         operands[1 - station.operand] = bias if shifted is None else shifted
         return operands, found
 
@@ -150,7 +152,7 @@ class Rescaler:
             return output, self._measured(index, output)
         if self.stations[index].operand is not None:
             return output, None
-        output, _, found = self._rescale(index, output, None)
+        output, _, found = self._rescale(index, output, None, extra)
         return output, found
 
     def _measured(self, index: int, x: Array) -> Found:
@@ -172,9 +174,12 @@ class Rescaler:
     def _is_counted(self, station: Station) -> bool:
         return self.batched or bool(station.site.regions & _COUNTED)
 
-    def _rescale(self, index: int, x: Array, bias: Array | None) -> tuple[Array, Array | None, Found]:
+    def _rescale(
+        self, index: int, x: Array, bias: Array | None, extra: Array | None
+    ) -> tuple[Array, Array | None, Found]:
         station, target, over = self.stations[index], self.targets[index], self.center[index]
         assert target is not None
+        target = target if extra is None else target * extra
         wide = x.astype(at_least_float32(x.dtype))
         signed = None if bias is None else (bias * jnp.asarray(station.sign, bias.dtype)).astype(wide.dtype)
         axes, names = self._shared_axes(station, x)
@@ -204,7 +209,7 @@ class Rescaler:
         return Moments(jnp.mean(mean) * size, jnp.mean(square) * size, uncounted, uncounted, times, size)
 
 
-def _error(variance: Array, target: float) -> Array:
+def _error(variance: Array, target: float | Array) -> Array:
     return jnp.max(jnp.abs(jnp.sqrt(variance / target) - 1))
 
 

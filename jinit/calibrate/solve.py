@@ -31,7 +31,9 @@ class Solution:
     after: tuple[Array, Array]
 
 
-def solve(x: Array, bias: Array | None, target: float, axes: Axes, names: tuple[str, ...]) -> Solution:
+def solve(
+    x: Array, bias: Array | None, target: float | Array, axes: Axes, names: tuple[str, ...]
+) -> Solution:
     """The factor `s` for which `s·x + b` has variance `target`.
 
     With `V = Var x`, `C = Cov(x, b)` and `B = Var b` it is the larger root of `s²V + 2sC + B = target`.
@@ -41,7 +43,7 @@ def solve(x: Array, bias: Array | None, target: float, axes: Axes, names: tuple[
     Args:
       x: the contraction, float32 or wider.
       bias: what is added to it, broadcasting against `x`; None for nothing.
-      target: variance.
+      target: variance, a number or an array of no axes.
       axes: axes of `x` that share a factor.
       names: mapped axes that hold other entries of the same output.
     """
@@ -78,7 +80,9 @@ def solve(x: Array, bias: Array | None, target: float, axes: Axes, names: tuple[
     return Solution(factor, mean, moments(jnp.ones_like(factor)), moments(factor))
 
 
-def solve_centered(x: Array, target: float, axes: Axes, over: Axes, names: tuple[str, ...]) -> Solution:
+def solve_centered(
+    x: Array, target: float | Array, axes: Axes, over: Axes, names: tuple[str, ...]
+) -> Solution:
     """The factor `s` for which `s·(x − m)` has variance `target`, `m` being the mean over some axes."""
     mean = _everywhere(_mean(x, over), names)
     d = x - mean
