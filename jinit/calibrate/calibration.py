@@ -82,4 +82,4 @@ class Calibration(Record):
             return "NaN or infinite values in its output"
         if np.any(variance <= 1e-10 * np.asarray(seen.second_moment)):
             return "zero variance: all entries of its output are the same"
-        return "the target is out of reach: the bias alone varies more, or passes ran out"
+        return "the target is out of reach: the bias alone varies more"

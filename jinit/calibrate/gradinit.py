@@ -96,18 +96,7 @@ def gradinit(
         arrays = [jnp.asarray(x) for x in arrays]
         num_params = signature.num_params
         chosen = chosen_paths(parameters, signature, arrays, 0, caller)
-        number = arrays[num_params].shape[0] if batches else 1
-
-        def inputs(step: Array) -> list[Array]:
-            rest = arrays[num_params:]
-            if not batches:
-                return rest
-            return [lax.dynamic_index_in_dim(x, step % number, keepdims=False) for x in rest]
-
-        def value(leaves: list[Array], step: Array) -> Array:
-            params, given, kwargs = signature.arguments([*leaves, *inputs(step)])
-            return check_loss(jnp.asarray(loss(params, *given, **kwargs)), caller)
-
+        value = _value_at(loss, signature, arrays, batches, caller)
         objective = _objective(value, arrays[:num_params], chosen, step_size, rule, max_norm)
         start = {path: jnp.ones(()) for path in chosen}
         floors = dict.fromkeys(chosen, jnp.full((), floor))
@@ -126,6 +115,22 @@ def gradinit(
         return replaced(signature, arrays, changed), learned
 
     return calibrated
+
+
+def _value_at(
+    loss: Callable[..., Array], signature: Signature, arrays: list[Array], batches: bool, caller: str
+) -> Callable[[list[Array], Array], Array]:
+    """The loss as a function of the parameters' arrays and of the step, which says which batch to take."""
+    inputs = arrays[signature.num_params :]
+
+    def value(leaves: list[Array], step: Array) -> Array:
+        given = inputs
+        if batches:
+            given = [lax.dynamic_index_in_dim(x, step % x.shape[0], keepdims=False) for x in inputs]
+        params, args, kwargs = signature.arguments([*leaves, *given])
+        return check_loss(jnp.asarray(loss(params, *args, **kwargs)), caller)
+
+    return value
 
 
 def _objective(
