@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from jinit.calibrate.calibration import Calibration as Calibration
+from jinit.calibrate.compromise import compromise as compromise
+from jinit.calibrate.equalize import equalize as equalize
+from jinit.calibrate.gradinit import gradinit as gradinit
+from jinit.calibrate.learn import LearnedScales as LearnedScales
+from jinit.calibrate.lsuv import lsuv as lsuv
+from jinit.calibrate.metainit import gradient_quotient as gradient_quotient
+from jinit.calibrate.metainit import metainit as metainit
 from jinit.flax import functional as functional
 from jinit.initializers._statistics import Check as Check
 from jinit.initializers.check import CheckReport as CheckReport

@@ -11,6 +11,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
 from jinit._compat import Literal, opened, primitives, scan_arity
 
 Address = tuple[int, ...]
@@ -69,11 +73,22 @@ class Graph:
         self.num_values += 1
         return self.num_values - 1
 
+    @property
+    def numbers(self) -> dict[int, Any]:
+        """The constants that are single numbers, known while tracing."""
+        return {i: c for i, c in self.constants.items() if not isinstance(c, Tracer) and _is_number(c)}
+
     def constant(self, constant: Any) -> int:
         """The id of a value that stands in the program."""
         value = self.value()
         self.constants[value] = constant
         return value
+
+
+def _is_number(constant: Any) -> bool:
+    dtype = getattr(constant, "dtype", np.result_type(type(constant)) if np.isscalar(constant) else None)
+    number = dtype is not None and (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_))
+    return number and np.ndim(constant) == 0
 
 
 def flatten(jaxpr: Any, consts: Sequence[Any] = ()) -> Graph:

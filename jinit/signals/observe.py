@@ -61,6 +61,7 @@ class _Taps:
 
     gauge: Gauge
     sites: tuple[Site, ...]
+    rewrites = False
 
     def enter(self, index: int, operands: list[Array], extra: PyTree) -> tuple[list[Array], PyTree]:
         site = self.sites[index]
@@ -158,12 +159,12 @@ def observe(
         outs, parts = run({})
         back: Extras = {}
     else:
-        outs, back, parts = _pull(run, taps.probes(), program.out_tree, loss, key, caller)
+        outs, back, parts = pull_back(run, taps.probes(), program.out_tree, loss, key, caller)
     found = [_merge(parts, back, index) for index in range(len(sites.sites))]
     return jax.tree.unflatten(program.out_tree, outs), Pass(program, analysis, found)
 
 
-def _pull(
+def pull_back(
     run: Callable[[Extras], tuple[list[Array], Parts]],
     probes: Extras,
     out_tree: Any,
@@ -171,6 +172,7 @@ def _pull(
     key: Key,
     caller: str,
 ) -> tuple[list[Array], Extras, Parts]:
+    """Outputs, gradients with respect to the probes, and parts of a run forward and back."""
     try:
         outs, pull, parts = jax.vjp(run, probes, has_aux=True)
         cotangents = (

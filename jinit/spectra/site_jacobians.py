@@ -47,6 +47,7 @@ class _Probes:
     """The visitor: adds a probe to a site's output where there is one, and hands out what leaves it."""
 
     watched: frozenset[int]
+    rewrites = False
 
     def enter(self, index: int, operands: list[Array], extra: PyTree) -> tuple[list[Array], PyTree]:
         return operands, {}
