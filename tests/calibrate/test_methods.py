@@ -15,6 +15,8 @@ from jax import lax
 import jinit
 from tests.zoo import array
 
+pytestmark = pytest.mark.slow
+
 X = array(64, 12, seed=5)
 SIZES = (12, 20, 6, 4)
 CHAIN = [array(a, b, seed=i) for i, (a, b) in enumerate(itertools.pairwise(SIZES))]

@@ -12,6 +12,8 @@ from jax import lax
 
 import jinit
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 EPS = float(jnp.finfo(jnp.float32).eps)
 

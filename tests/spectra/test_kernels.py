@@ -11,6 +11,8 @@ from flax import nnx
 
 import jinit
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 METHODS = [
     ("jacobian", None),

@@ -11,6 +11,8 @@ from jax import lax
 
 import jinit
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 
 
