@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jinit import meanfield as meanfield
 from jinit.flax import functional as functional
 from jinit.initializers._statistics import Check as Check
 from jinit.initializers.check import CheckReport as CheckReport
