@@ -60,8 +60,8 @@ def critical_line(activation: str | Activation, q: ArrayLike) -> CriticalLine:
     Example:
       >>> import jinit
       >>> line = jinit.meanfield.critical_line("tanh", 0.5700478816)
-      >>> round(float(line.weight_variance), 5), round(float(line.bias_variance), 5)
-      (1.76095, 0.05)
+      >>> round(float(line.weight_variance), 4), round(float(line.bias_variance), 4)
+      (1.761, 0.05)
 
     References:
       Hayou, Doucet, Rousseau, "On the Impact of the Activation Function on Deep Neural Networks Training",
@@ -96,8 +96,8 @@ def critical_weight_variance(
 
     Example:
       >>> import jax.numpy as jnp, jinit
-      >>> [round(float(w), 5) for w in jinit.meanfield.critical_weight_variance(jnp.tanh, bias_variance=0.05)]
-      [1.76095]
+      >>> [round(float(w), 4) for w in jinit.meanfield.critical_weight_variance(jnp.tanh, bias_variance=0.05)]
+      [1.761]
 
     References:
       Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, "Deep Information Propagation", 2017, section 3; Hayou,
