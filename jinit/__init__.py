@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jinit import meanfield as meanfield
 from jinit.calibrate.calibration import Calibration as Calibration
 from jinit.calibrate.compromise import compromise as compromise
 from jinit.calibrate.equalize import equalize as equalize
