@@ -117,10 +117,10 @@ class Assignments(Mapping[str, Assignment]):
       >>> import jax, jinit
       >>> apply, params = lambda params, x: x @ params["w"], {"w": jax.ShapeDtypeStruct((8, 4), "float32")}
       >>> uses = jinit.audit(apply)(params, jax.ShapeDtypeStruct((2, 8), "float32"))
-      >>> print(jinit.plan([("w", jinit.lecun_normal())]).assign(uses))
+      >>> print(jinit.plan([("w", jinit.normal(0.5))]).assign(uses))
       1 parameter, 32 entries, 1 rule
-      rule  parameter  role    shape  initializer                               mean  std
-      0     w          kernel  8×4    jinit.lecun_normal().with_fans(8.0, 4.0)  0     0.354
+      rule  parameter  role    shape  initializer        mean  std
+      0     w          kernel  8×4    jinit.normal(0.5)  0     0.5
     """
 
     rules: tuple[Rule, ...]
