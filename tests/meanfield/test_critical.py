@@ -12,6 +12,8 @@ import pytest
 import jinit.meanfield as mf
 from tests.meanfield.oracles import ACTIVATIONS, REFERENCE
 
+pytestmark = pytest.mark.slow
+
 SLOW = pytest.mark.slow
 
 

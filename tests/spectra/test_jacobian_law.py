@@ -12,6 +12,8 @@ import pytest
 
 import jinit
 
+pytestmark = pytest.mark.slow
+
 # Squared upper edges by depth, from minimising z(m) = (1 + m)/(m S(m)) in closed form, to 1e-12.
 EDGES = {
     ("relu", "gaussian"): {1: 5.828427124746189, 4: 21.8582493180469, 32: 173.98419220545537},
