@@ -36,7 +36,8 @@ def public_names() -> list[str]:
 
 def documented(page: str) -> list[str]:
     """The names that an API page lists."""
-    return sorted(re.findall(r"^\.\. auto(?:function|class|data):: ([\w.]+)$", page, re.MULTILINE))
+    names = re.findall(r"^\.\. auto(?:function|class|data):: ([\w.]+)$", page, re.MULTILINE)
+    return sorted(name.removeprefix("jinit.") for name in names)
 
 
 def flaws(doc: str | None) -> list[str]:

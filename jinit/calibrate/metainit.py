@@ -23,7 +23,7 @@ def gradient_quotient(loss: Callable[..., Array], *, epsilon: float = 1e-5) -> C
 
     With the gradient `g` and the Hessian `H` of the loss, over all `N` floating parameters,
 
-        GQ = 1/N Σ_i | (g_i − (Hg)_i) / (g_i ± ε) − 1 |,    ± being the sign of g_i,
+        GQ = 1/N Σ_i abs((g_i − (Hg)_i) / (g_i ± ε) − 1),    ± being the sign of g_i,
 
     which is 0 where the gradient is constant along itself, about 1 where it would vanish.
 

@@ -52,12 +52,12 @@ class FixedPoint:
 
     @property
     def xi_q(self) -> Array:
-        """Layers in which a deviation of q shrinks by e: -1 / ln |chi_q|; infinite at 1, NaN beyond."""
+        """Layers in which a deviation of q shrinks by e: -1 / ln abs(chi_q); infinite at 1, NaN beyond."""
         return _depth_scale(self.chi_q)
 
     @property
     def xi_c(self) -> Array:
-        """Layers in which a deviation of c shrinks by e: -1 / ln |chi_c|; infinite at 1.
+        """Layers in which a deviation of c shrinks by e: -1 / ln abs(chi_c); infinite at 1.
 
         Plain networks were found to train up to a depth of some six times this.
         """

@@ -38,7 +38,7 @@ def audit(apply: Callable[..., PyTree]) -> Callable[..., tuple[WeightUse, ...]]:
       apply: any pure `(params, *inputs, **kwargs) -> outputs`.
 
     Returns:
-      A function of `(params, *inputs, **kwargs)`, arrays or `jax.ShapeDtypeStruct`s, that returns a
+      A function of `(params, *inputs, **kwargs)`, arrays or `jax.ShapeDtypeStruct`, that returns a
       `WeightUse` for every array of `params`, in the order of `jax.tree.leaves`.
 
     Raises:

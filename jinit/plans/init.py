@@ -48,7 +48,7 @@ def init(apply: Callable[..., PyTree], plan: Plan, *, out_shardings: PyTree = No
 
     Returns:
       A function of `(key, params, *inputs, **kwargs)` that returns a new tree like `params`: the same
-      structure, boxes, dtypes and metadata. Of `params`, arrays or `jax.ShapeDtypeStruct`s, only shapes and
+      structure, boxes, dtypes and metadata. Of `params`, arrays or `jax.ShapeDtypeStruct`, only shapes and
       dtypes are used; leaves that are no arrays, and random keys, stay as they are. With a vector of n keys,
       every parameter has a leading axis of size n, and member i is what the i-th key alone gives.
 

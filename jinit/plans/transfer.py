@@ -63,7 +63,7 @@ def from_pretrained(
     - `"keep"`: the leaf of `params` as it is.
 
     Args:
-      params: the model's own parameters, freshly drawn, or `jax.ShapeDtypeStruct`s where nothing is kept.
+      params: the model's own parameters, freshly drawn, or `jax.ShapeDtypeStruct` where nothing is kept.
       pretrained: any tree of arrays: nested dicts, a linen variables dict, an `nnx.State`, what msgpack or
         Orbax restores, or a flat dict with keys `a/b/c`. Flat keys `a.b.c` are read as `a/b/c` where the
         model's names have no dot. A box adds nothing to a path, nor does its key `value` in a state dict.
