@@ -74,9 +74,11 @@ class Graph:
         return self.num_values - 1
 
     @property
-    def numbers(self) -> dict[int, Any]:
+    def numbers(self) -> dict[int, np.ndarray]:
         """The constants that are single numbers, known while tracing."""
-        return {i: c for i, c in self.constants.items() if not isinstance(c, Tracer) and _is_number(c)}
+        held = {i: c for i, c in self.constants.items() if not isinstance(c, Tracer)}
+        # By NumPy: under an outer jit a comparison with a JAX array would be traced.
+        return {i: np.asarray(c) for i, c in held.items() if _is_number(c)}
 
     def constant(self, constant: Any) -> int:
         """The id of a value that stands in the program."""

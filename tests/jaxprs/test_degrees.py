@@ -50,11 +50,11 @@ NOT_SCALED = {
 }
 
 
-def found(make):
+def found(make, params=PARAMS):
     def apply(p, x):
         return x @ make(p)
 
-    signature, arrays = split(PARAMS, (X,), {})
+    signature, arrays = split(params, (X,), {})
     program = trace(apply, signature, arrays, caller="test")
     analysis = analyse_sites(program)
     (site,), (node,) = analysis.sites.sites, analysis.layers
@@ -75,3 +75,14 @@ def test_exponents_scale_the_weight(name):
 @pytest.mark.parametrize("name", NOT_SCALED)
 def test_where_nothing_scales_the_weight_none_are_found(name):
     assert found(NOT_SCALED[name]) == {}
+
+
+def test_numbers_in_the_program_are_read_under_jit_too():
+    offset = jnp.zeros(())  # an array of the surroundings, such as Flax nnx's counts of random numbers
+
+    @jax.jit
+    def scales(params):
+        exponent = found(lambda p: p["w"] + offset, params)["w"]
+        return params["w"] * 3.0**exponent
+
+    np.testing.assert_allclose(scales(PARAMS), 3 * PARAMS["w"], rtol=1e-6)
