@@ -67,7 +67,7 @@ class Report:
             "rows": [row.to_dict() for row in self.rows],
             "thresholds": dataclasses.asdict(self.thresholds),
         }
-        return _strict(out)
+        return strict(out)
 
     def render(self, width: int | None = None) -> str:
         """The report as plain text, at most `width` columns wide (60 at least; the terminal's by default)."""
@@ -99,11 +99,12 @@ class Report:
         return f"<pre>{html.escape(self.render(120))}</pre>"
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
+    """The value with floats that JSON has no token for as strings, and tuples as lists."""
     if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
+        return {key: strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
