@@ -169,7 +169,7 @@ def diagnose(
     surveyed = survey(apply, backward=backward, loss=loss, key=key, describe=_uses)
 
     def report(params: Any, *inputs: Any, **kwargs: Any) -> Report:
-        _refuse_tracers((params, inputs, kwargs))
+        refuse_tracers((params, inputs, kwargs), "jinit.diagnose(apply)(...)")
         _, found = surveyed(params, *inputs, **kwargs)
         return report_of(found, limits, plan)
 
@@ -190,9 +190,14 @@ def report_of(found: Survey, thresholds: Thresholds, plan: Plan | None = None) -
     return Report(find(Case(rows, local, thresholds, declared)), rows, thresholds)
 
 
-def _refuse_tracers(values: Any) -> None:
+def refuse_tracers(values: Any, caller: str) -> None:
+    """Raise if an argument is no concrete array.
+
+    Raises:
+      TypeError: under `jax.jit` and the like.
+    """
     for leaf in jax.tree.leaves(values):
         if isinstance(leaf, Tracer):
             must = "the arguments must be concrete arrays, since a report is made of numbers"
             advice = "Call it outside of `jax.jit` and `jax.grad`; `jinit.measure` works inside of them."
-            raise TypeError(message("jinit.diagnose(apply)(...)", must, f"the tracer {leaf}", advice))
+            raise TypeError(message(caller, must, f"the tracer {leaf}", advice))
