@@ -18,7 +18,8 @@ def plot(comparison: Comparison) -> Any:
     panels = [("signal E[x²]", "signal", "site"), ("gradient Σδ²", "gradient", "site")]
     panels += [("loss", "losses", "step")] if comparison.rows[0].losses else []
     figure = figure_class("Comparison.plot()")(figsize=(4.2 * len(panels), 3.6), layout="constrained")
-    for axis, (title, field, over) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    axes = figure.subplots(1, len(panels))
+    for axis, (title, field, over) in zip(axes, panels, strict=True):
         for number, row in enumerate(comparison.rows):
             _line(axis, getattr(row, field), row.method, f"C{number % 10}", "-" if number < 10 else "--")
         axis.set_title(title)
@@ -28,7 +29,7 @@ def plot(comparison: Comparison) -> Any:
     if comparison.rows[0].losses:
         # A run that explodes shall not flatten the others.
         started = [losses[0] for row in comparison.rows for losses in row.losses if losses[0] > 0]
-        axis.set_ylim(top=min([axis.get_ylim()[1], 1e3 * min(started, default=np.inf)]))
+        axes[-1].set_ylim(top=min([axes[-1].get_ylim()[1], 1e3 * min(started, default=np.inf)]))
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     return figure
 
