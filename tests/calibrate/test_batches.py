@@ -39,8 +39,13 @@ def variances(p):
     return {"a": np.concatenate(first), "b": second, "c": third}
 
 
-@pytest.mark.parametrize("options", [{}, {"verify": True}, {"per_unit": True}, {"per_unit": True, "center": True}],
-                         ids=["plain", "verify", "unit", "center"])  # fmt: skip
+OPTIONS = {
+    "plain": {}, "verify": {"verify": True}, "unit": {"per_unit": True},
+    "center": {"per_unit": True, "center": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_cond_counts_the_batches_that_come_by(options):
     new, records = jinit.lsuv(apply, batches=True, **options)(PARAMS, X)
     for name, outputs in variances(new).items():
