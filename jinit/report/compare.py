@@ -36,27 +36,20 @@ def compare(
 ) -> Callable[..., Comparison]:
     """Ways to initialize a network, side by side: signals, gradients, training and cost, over seeds.
 
-    For every method and seed it tells
-
-        variance error    max |√Var[output] − 1| over all sites
-        signal depth      at how many sites E[x²] is within a factor of that at the first
-        gradient depth    at how many sites Σδ² is within the factor of that at the last
-        loss              after some steps of an optimizer, the same batches for all methods
-        forward passes    what the method cost
+    For every method and seed it tells: the *variance error*, `max |√Var[output] − 1|` over all sites; the
+    *signal depth*, at how many sites `E[x²]` is within a factor of that at the first; the *gradient depth*,
+    at how many sites `Σδ²` is within the factor of that at the last; the *loss* after some steps of an
+    optimizer, on the same batches for all methods; and the cost of the method in forward passes.
 
     Sites in loops count once a step. All draws are measured by one compiled program and trained by another,
     one after another.
 
     Args:
-      methods: `{name: method}`. A method is one of
-
-        - a `jinit.plan`: it draws all parameters;
-        - an initializer, of jinit or JAX: it draws the kernels with their true fans, all else stays as given;
-        - a function `(key, params, *inputs, **kwargs) -> params`, which may also return
-          `(params, anything)`;
-        - a list: first one of these, then functions `(params, *inputs, **kwargs) -> params` or
-          `(params, anything)`, such as `jinit.lsuv(apply)` or `jinit.metainit(loss)`.
-
+      methods: `{name: method}`. A method is a `jinit.plan`, which draws all parameters; or an initializer,
+        of jinit or JAX, which draws the kernels with their true fans, all else staying as given; or a
+        function `(key, params, *inputs, **kwargs)` to parameters, or to `(parameters, anything)`; or a list:
+        first one of these, then functions `(params, *inputs, **kwargs)` to parameters, or to
+        `(parameters, anything)`, such as `jinit.lsuv(apply)` or `jinit.metainit(loss)`.
       apply: any pure `(params, *inputs, **kwargs) -> outputs`, as for `jinit.measure`.
       loss: a function of the outputs to one number, or of the outputs and `labels`. Without it nothing is
         trained, and gradients are those of random cotangents.
@@ -73,7 +66,7 @@ def compare(
 
     Returns:
       A function `(params, *inputs, **kwargs) -> Comparison`, to be called as `apply` is. Of `params` methods
-      that draw everything read the shapes alone, so `jax.ShapeDtypeStruct`s do for them. It needs memory for
+      that draw everything read the shapes alone, so each may be a `jax.ShapeDtypeStruct`. It needs memory for
       one copy of the parameters a draw.
 
     Raises:
