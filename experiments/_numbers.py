@@ -29,5 +29,5 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """`a, b and c`."""
+    """`a, b and c`; nothing for none."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

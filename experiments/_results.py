@@ -7,6 +7,7 @@ import importlib
 import json
 import math
 import platform
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER, PAGE = "docs/experiments", "docs/experiments.md"
-EXPERIMENTS = ("ten_techniques",)
+EXPERIMENTS = ("ten_techniques", "training_cost", "symmetry", "gradients")
 T = TypeVar("T")
 
 
@@ -135,14 +136,10 @@ def write(name: str, found: dict[str, Any], root: Path = ROOT) -> None:
 
 
 def dumps(found: dict[str, Any]) -> str:
-    """JSON with a line for each field of the data."""
+    """JSON with a list of numbers on one line."""
     text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
-    joined = []
-    for line in text.splitlines():  # lists of numbers on one line
-        stripped = line.strip()
-        inside = joined and joined[-1].lstrip()[-1:] in "[," and not stripped.startswith(("{", '"', "}"))
-        joined[-1:] = [joined[-1] + stripped] if inside else [*joined[-1:], line]
-    return "\n".join(joined) + "\n"
+    numbers = re.compile(r"\[[^\[\]{}\"]*\]")
+    return numbers.sub(lambda match: re.sub(r"\s*\n\s*", "", match[0]).replace(",", ", "), text) + "\n"
 
 
 def read(name: str, root: Path = ROOT) -> dict[str, Any] | None:
