@@ -18,7 +18,16 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER, PAGE = "docs/experiments", "docs/experiments.md"
-EXPERIMENTS = ("ten_techniques", "training_cost", "symmetry", "gradients")
+EXPERIMENTS = (
+    "ten_techniques",
+    "training_cost",
+    "symmetry",
+    "gradients",
+    "crosswise",
+    "fan_in_spread",
+    "every_layer",
+    "biases",
+)
 T = TypeVar("T")
 
 

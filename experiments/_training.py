@@ -7,9 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+import jinit
 from experiments._data import Data
+from experiments._networks import initialize, stack
+from experiments._numbers import summary
 
 
 class Trained(NamedTuple):
@@ -70,3 +74,31 @@ def train(
     keys = jax.random.split(jax.random.key(1), seeds or runs)[jnp.arange(runs) % (seeds or runs)]
     optimizer = optax.adam(1e-3) if optimizer is None else optimizer
     return program(apply, optimizer, steps=steps, batch=batch)(params, keys, data)
+
+
+def compare(
+    model: Any,
+    plans: dict[str, jinit.Plan],
+    data: Data,
+    *,
+    seeds: int,
+    steps: int,
+    optimizer: optax.GradientTransformation | None = None,
+) -> dict[str, dict[str, Any]]:
+    """One network drawn by several plans and trained on equal batches, by one program.
+
+    By plan: the accuracy, the loss on the first batch and the mean loss of the last tenth, over seeds.
+    """
+    keys = jax.random.split(jax.random.key(0), seeds)
+    params = stack([initialize(model, rules, keys, data.x.shape[1]) for rules in plans.values()])
+    trained = train(model.apply, params, data, steps=steps, optimizer=optimizer, seeds=seeds)
+    loss = np.asarray(trained.loss).reshape(len(plans), seeds, steps)
+    accuracy = np.asarray(trained.accuracy).reshape(len(plans), seeds)
+    return {
+        name: {
+            "accuracy": summary(accuracy[i]),
+            "first_loss": summary(loss[i, :, 0]),
+            "last_loss": summary(loss[i, :, -max(steps // 10, 1) :].mean(-1)),
+        }
+        for i, name in enumerate(plans)
+    }

@@ -12,15 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
 import jinit
 from experiments._data import DATA
-from experiments._networks import ACTIVATIONS, MLP, initialize, plan, stack
+from experiments._networks import ACTIVATIONS, MLP, plan
 from experiments._numbers import listed, percent, summary, table
 from experiments._results import Claim, Track
-from experiments._training import train
+from experiments._training import compare
 
 TECHNIQUES: dict[str, Any] = {
     "random": jinit.normal(1.0),
@@ -45,13 +44,10 @@ NETWORKS = [(data, name, depth) for data in DATA for name in ("relu", "tanh") fo
 
 def accuracies(data: str, activation: str, depth: str, *, seeds: int, steps: int) -> dict[str, Any]:
     """Test accuracy of every technique: one program, all runs."""
-    examples = DATA[data]()
     model = MLP(DEPTHS[depth], WIDTH, ACTIVATIONS[activation])
-    keys = jax.random.split(jax.random.key(0), seeds)
-    drawn = [initialize(model, plan(init), keys, examples.x.shape[1]) for init in TECHNIQUES.values()]
-    found = train(model.apply, stack(drawn), examples, steps=steps, seeds=seeds).accuracy
-    by_technique = np.asarray(found).reshape(len(TECHNIQUES), seeds)
-    return {name: summary(each) for name, each in zip(TECHNIQUES, by_technique, strict=True)}
+    plans = {name: plan(init) for name, init in TECHNIQUES.items()}
+    found = compare(model, plans, DATA[data](), seeds=seeds, steps=steps)
+    return {name: each["accuracy"] for name, each in found.items()}
 
 
 def run(track: Track, *, small: bool = False) -> dict[str, Any]:
