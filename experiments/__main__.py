@@ -11,9 +11,28 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from experiments._results import EXPERIMENTS, PAGE, Claim, T, load, read, result, title, write
+from experiments._results import (
+    EXPERIMENTS,
+    PAGE,
+    Claim,
+    T,
+    load,
+    missing,
+    read,
+    result,
+    retold,
+    title,
+    write,
+)
 
-BENCHMARKS = ("calibration_cost", "fans_of_flax", "first_parameters", "measure_cost", "phase_diagrams", "training_cost")
+BENCHMARKS = (
+    "calibration_cost",
+    "fans_of_flax",
+    "first_parameters",
+    "measure_cost",
+    "phase_diagrams",
+    "training_cost",
+)
 
 
 def show() -> None:
@@ -21,11 +40,20 @@ def show() -> None:
     for name in EXPERIMENTS:
         found = read(name)
         claims = [Claim(**claim) for claim in found["claims"]] if found else []
-        held = f"{sum(c.holds is True for c in claims)} of {len(claims)} claims hold" if found else "no result"
+        held = (
+            f"{sum(c.holds is True for c in claims)} of {len(claims)} claims hold" if found else "no result"
+        )
         print(f"{name:18} {title(load(name))} ({held})")
     print("\nMeasurements, each `python -m experiments.NAME`:")
     for name in BENCHMARKS:
         print(f"{name:18} {title(load(name))}")
+
+
+def rewrite() -> None:
+    """Words and figures follow the programs; numbers stay."""
+    for name in EXPERIMENTS:
+        if found := read(name):
+            write(name, retold(found))
 
 
 def run(name: str, progress: Progress, *, small: bool) -> None:
@@ -35,7 +63,9 @@ def run(name: str, progress: Progress, *, small: bool) -> None:
     def track(items: Sequence[T], /) -> Iterable[T]:
         progress.update(bar, total=(progress.tasks[bar].total or 0) + len(items))
         for item in items:
-            label = item if isinstance(item, str) else " ".join(map(str, item)) if isinstance(item, tuple) else ""
+            label = (
+                item if isinstance(item, str) else " ".join(map(str, item)) if isinstance(item, tuple) else ""
+            )
             progress.update(bar, description=f"{name} {label}")
             yield item
             progress.advance(bar)
@@ -53,21 +83,29 @@ def run(name: str, progress: Progress, *, small: bool) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m experiments", description=f"Results are gathered in {PAGE}.")
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments", description=f"Results are gathered in {PAGE}."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="names, titles, and what was found")
     one = commands.add_parser("run", help="run some, and write their results")
     one.add_argument("names", nargs="+", choices=EXPERIMENTS, metavar="NAME")
     every = commands.add_parser("all", help="run all of them")
+    commands.add_parser("rewrite", help="words, figures and page anew from the committed numbers")
     for command in (one, every):
-        command.add_argument("--small", action="store_true", help="seconds instead of minutes; writes nothing")
+        command.add_argument(
+            "--small", action="store_true", help="seconds instead of minutes; writes nothing"
+        )
     arguments = parser.parse_args(argv)
-    if arguments.command == "list":
-        show()
+    if arguments.command in ("list", "rewrite"):
+        {"list": show, "rewrite": rewrite}[arguments.command]()
         return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=not sys.stdout.isatty())) as progress:
         for name in EXPERIMENTS if arguments.command == "all" else arguments.names:
+            if lacking := missing(name):
+                progress.console.print(f"{name}: left out, for it needs {lacking}", markup=False)
+                continue
             run(name, progress, small=arguments.small)
 
 

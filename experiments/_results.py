@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import importlib.util
 import json
 import math
 import platform
@@ -27,6 +27,8 @@ EXPERIMENTS = (
     "fan_in_spread",
     "every_layer",
     "biases",
+    "transfer",
+    "normalization",
 )
 T = TypeVar("T")
 
@@ -39,7 +41,7 @@ class Track(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What is claimed, what was found, and whether it holds: `True`, `False`, or where it does and where not."""
+    """What is claimed, what was found, and whether it holds: `True`, `False`, or `"in k of n"`."""
 
     claimed: str
     found: str
@@ -91,6 +93,12 @@ def load(name: str) -> Experiment:
     return cast(Experiment, importlib.import_module(f"experiments.{name}"))
 
 
+def missing(name: str) -> str | None:
+    """The extra that an experiment needs and that is not installed."""
+    needed = {"training_cost": ("torch", "pip install -e '.[benchmark]'")}.get(name)
+    return None if needed is None or importlib.util.find_spec(needed[0]) else f"{needed[0]}: {needed[1]}"
+
+
 def title(experiment: Experiment) -> str:
     """The first sentence of the docstring, without its full stop."""
     return str(experiment.__doc__).split("\n", 1)[0].removesuffix(".")
@@ -110,25 +118,26 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, float | np.floating):
         return float(f"{value:.6g}") if math.isfinite(value) else None
-    return [plain(each) for each in (value if isinstance(value, list | tuple) else np.asarray(value).tolist())]
+    return [
+        plain(each) for each in (value if isinstance(value, list | tuple) else np.asarray(value).tolist())
+    ]
 
 
 def result(name: str, data: dict[str, Any], seconds: float) -> dict[str, Any]:
     """The committed form of a run: the numbers, and what they say."""
-    experiment, data = load(name), plain(data)
-    return {
-        "experiment": name,
-        "claims": [
-            {"claimed": c.claimed, "found": c.found, "holds": c.holds} for c in experiment.claims(data)
-        ],
-        "data": data,
-        "made_with": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "backend": jax.default_backend(),
-            "seconds": round(seconds),
-        },
+    made_with = {
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "backend": jax.default_backend(),
+        "seconds": round(seconds),
     }
+    return retold({"experiment": name, "claims": [], "data": plain(data), "made_with": made_with})
+
+
+def retold(found: dict[str, Any]) -> dict[str, Any]:
+    """The same numbers, and what the experiment says of them today."""
+    claims = load(found["experiment"]).claims(found["data"])
+    return {**found, "claims": [dataclasses.asdict(claim) for claim in claims]}
 
 
 def write(name: str, found: dict[str, Any], root: Path = ROOT) -> None:
@@ -176,9 +185,10 @@ def section(name: str, found: dict[str, Any]) -> str:
 HEAD = """\
 # Experiments
 
-What people say of initialization, tried on real data. Every number and every verdict on this page was written by the program
-that found it: `python -m experiments list` names the programs, `python -m experiments run NAME` runs one and
-`python -m experiments all` all of them (`pip install -e '.[experiments]'`). Intervals are 95 % intervals of Student's t over seeds.
+What people say of initialization, tried on real data. Every number and every verdict on this page was written
+by the program that found it: `python -m experiments list` names the programs, `python -m experiments run NAME`
+runs one and `python -m experiments all` all of them (`pip install -e '.[experiments]'`). ± is the 95 % interval
+of a mean over seeds, by Student's t.
 """
 
 

@@ -1,9 +1,10 @@
 """What biases do to the signal and to training.
 
-Perceptrons of ten hidden layers on scikit-learn's digits, ReLU by He and tanh by Xavier. The signal is measured at width 256 before
-training, over five seeds: the second moment of the last hidden layer's pre-activations beside what `jinit.meanfield.trajectory`
-predicts, the share of zeros among the last activations, and the mean cosine of two examples there. Training is 390 steps of Adam
-(1e-3) at width 64, five seeds. The output layer's bias is zero throughout.
+Perceptrons of ten hidden layers on scikit-learn's digits, ReLU by He and tanh by Xavier. The signal is
+measured at width 256 before training, over five seeds: the second moment of the last hidden layer's
+pre-activations beside what `jinit.meanfield.trajectory` predicts, the share of zeros among the last
+activations, and the mean cosine of two examples there. Training is 390 steps of Adam (1e-3) at width 64,
+five seeds. The output layer's bias is zero throughout.
 """
 
 from __future__ import annotations
@@ -69,7 +70,12 @@ def predicted(activation: str, bias: str, depth: int, energy: float) -> float | 
     scale = KERNELS[activation].variance((WIDTH, WIDTH)) * WIDTH
     first = KERNELS[activation].variance((64, WIDTH)) * 64 * energy + VARIANCE[bias]
     path = jinit.meanfield.trajectory(
-        ACTIVATIONS[activation], first, 1.0, weight_variance=scale, bias_variance=VARIANCE[bias], depth=depth - 1
+        ACTIVATIONS[activation],
+        first,
+        1.0,
+        weight_variance=scale,
+        bias_variance=VARIANCE[bias],
+        depth=depth - 1,
     )
     return float(path.q[-1])
 
@@ -111,13 +117,17 @@ def claims(data: dict[str, Any]) -> list[Claim]:
         Claim.of(
             "zero is a good start for biases: none of the others does better.",
             "largest gain over zero, paired: "
-            + ", ".join(f"{a} {percent(max((gaps[a, b] for b in others), key=lambda g: g['mean']))} points" for a in data)
+            + ", ".join(
+                f"{a} {percent(max((gaps[a, b] for b in others), key=lambda g: g['mean']))} points"
+                for a in data
+            )
             + ".",
             [each["mean"] - each["half_width"] <= 0 for each in gaps.values()],
         ),
         Claim.of(
             "a small positive constant keeps ReLU units alive.",
-            f"share of zeros in the last layer: {', '.join(f'{b} {percent(z)} %' for b, z in zeros.items())}; "
+            "share of zeros in the last layer: "
+            f"{', '.join(f'{b} {percent(z)} %' for b, z in zeros.items())}; "
             f"accuracy with 0.01, {percent(gap(relu, 'constant 0.01'))} points over zero.",
             [
                 zeros["constant 0.01"]["mean"] + zeros["constant 0.01"]["half_width"]
@@ -134,7 +144,11 @@ def claims(data: dict[str, Any]) -> list[Claim]:
             + ".",
             [
                 *(c["normal 1"] > c["zero"] for c in cosines.values()),
-                *(gaps[a, b]["mean"] + gaps[a, b]["half_width"] < 0 for a in data for b in ("constant 1", "normal 1")),
+                *(
+                    gaps[a, b]["mean"] + gaps[a, b]["half_width"] < 0
+                    for a in data
+                    for b in ("constant 1", "normal 1")
+                ),
             ],
         ),
         Claim.of(
@@ -170,7 +184,10 @@ def draw(data: dict[str, Any], figure: Any) -> None:
         left.barh(rows, [each["cosine"]["mean"] for each in every], 0.4, label=activation)
         halves = [100 * each["accuracy"]["half_width"] for each in every]
         right.barh(rows, [100 * each["accuracy"]["mean"] for each in every], 0.4, xerr=halves)
-    for axes, label in ((left, "mean cosine of two examples, last hidden layer"), (right, "test accuracy, %")):
+    for axes, label in (
+        (left, "mean cosine of two examples, last hidden layer"),
+        (right, "test accuracy, %"),
+    ):
         axes.set_yticks(np.arange(len(BIASES)) + 0.2, list(BIASES))
         axes.set(xlabel=label)
         axes.invert_yaxis()

@@ -1,9 +1,10 @@
 """Xavier for tanh and sigmoid, He for ReLU.
 
-Perceptrons of width 64 on scikit-learn's digits with either scheme, in 2 and in 30 hidden layers, biases zero; 600 steps of SGD
-with momentum 0.9, at a rate of 0.005, on batches of 128; five seeds. Adam would hide the difference, for it rescales every gradient.
-The factor per layer is the geometric mean of the ratio of second moments of pre-activations from one hidden layer to the next, in
-30 layers of 512 ReLU units before training, over ten seeds.
+Perceptrons of width 64 on scikit-learn's digits with either scheme, in 2 and in 30 hidden layers, biases
+zero; 600 steps of SGD with momentum 0.9, at a rate of 0.005, on batches of 128; five seeds. Adam would hide
+the difference, for it rescales every gradient. The factor per layer is the geometric mean of the ratio of
+second moments of pre-activations from one hidden layer to the next, in 30 layers of 512 ReLU units before
+training, over ten seeds.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ LEARNT = 0.5  # chance is 0.1
 
 
 def factor(init: Any, *, seeds: int, depth: int, width: int = 512) -> dict[str, Any]:
-    """Second moments through a deep ReLU network: the factor per layer over seeds, and their mean by layer."""
+    """Second moments through a deep ReLU network: the factor per layer, and the mean by layer."""
     model, x = MLP(depth, width), digits().x[:256]
     params = initialize(model, plan(init), jax.random.split(jax.random.key(0), seeds), x.shape[1])
 
@@ -83,10 +84,16 @@ def claims(data: dict[str, Any]) -> list[Claim]:
     deep = {name: each for name, each in trained.items() if "2 layers" not in name}
     shallow = {name: each for name, each in trained.items() if name not in deep}
     stuck = [
-        f"{network} by {name}" for network, each in deep.items() for name in each if each[name]["mean"] < LEARNT
+        f"{network} by {name}"
+        for network, each in deep.items()
+        for name in each
+        if each[name]["mean"] < LEARNT
     ]
     without, with_two = (each["per_layer"] for each in signal.values())
-    expected = [abs(without["mean"] - 0.5) < without["half_width"], abs(with_two["mean"] - 1) < with_two["half_width"]]
+    expected = [
+        abs(without["mean"] - 0.5) < without["half_width"],
+        abs(with_two["mean"] - 1) < with_two["half_width"],
+    ]
     return [
         advice("He is better for ReLU, Xavier for tanh and sigmoid, in shallow networks.", shallow),
         advice("The same in deep networks.", deep),
@@ -96,9 +103,11 @@ def claims(data: dict[str, Any]) -> list[Claim]:
             [each[suited(network)[0]]["mean"] >= LEARNT for network, each in deep.items()],
         ),
         Claim.of(
-            "without the factor 2, ReLU halves the second moment at every layer; with it, it stays (He et al. 2015).",
+            "without the factor 2, ReLU halves the second moment at every layer; with it, it stays (He "
+            "et al. 2015).",
             f"{without['mean']:.3f} ± {without['half_width']:.3f} per layer without, "
-            f"{with_two['mean']:.3f} ± {with_two['half_width']:.3f} with. It counts where the interval holds 1/2, or 1.",
+            f"{with_two['mean']:.3f} ± {with_two['half_width']:.3f} with. It counts where the interval "
+            "holds 1/2, or 1.",
             expected,
         ),
     ]
@@ -106,7 +115,9 @@ def claims(data: dict[str, Any]) -> list[Claim]:
 
 def tables(data: dict[str, Any]) -> Iterator[str]:
     """Accuracy by network and scheme."""
-    rows = [[name, *(percent(found[scheme]) for scheme in SCHEMES)] for name, found in data["trained"].items()]
+    rows = [
+        [name, *(percent(found[scheme]) for scheme in SCHEMES)] for name, found in data["trained"].items()
+    ]
     yield table(["accuracy, %", *SCHEMES], rows)
 
 
@@ -117,7 +128,11 @@ def draw(data: dict[str, Any], figure: Any) -> None:
         found = [each[scheme] for each in data["trained"].values()]
         rows = np.arange(len(found)) + 0.4 * i
         left.barh(
-            rows, [100 * f["mean"] for f in found], 0.4, xerr=[100 * f["half_width"] for f in found], label=scheme
+            rows,
+            [100 * f["mean"] for f in found],
+            0.4,
+            xerr=[100 * f["half_width"] for f in found],
+            label=scheme,
         )
     left.set_yticks(np.arange(len(data["trained"])) + 0.2, list(data["trained"]))
     left.set(xlabel="test accuracy, %")

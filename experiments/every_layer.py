@@ -1,9 +1,10 @@
 """Every layer needs its own initialization.
 
-Perceptrons of width 64 on scikit-learn's digits, 390 steps of Adam (1e-3) on batches of 128, five seeds; ReLU and He unless said
-otherwise. *Same key* draws every hidden kernel from one key, so that all square kernels are the same matrix. The output layer is
-tried on the ten digits, and its bias on a rare class: is it an eight? There the prior-probability bias is the logarithm of each
-class's share in the training set (Lin et al. 2017).
+Perceptrons of width 64 on scikit-learn's digits, 390 steps of Adam (1e-3) on batches of 128, five seeds;
+ReLU and He unless said otherwise. *Same key* draws every hidden kernel from one key, so that all square
+kernels are the same matrix. The output layer is tried on the ten digits, and its bias on a rare class: is
+it an eight? There the prior-probability bias is the logarithm of each class's share in the training set
+(Lin et al. 2017).
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def first_only(rest: Any) -> jinit.Plan:
 def same_key(init: Any) -> jinit.Plan:
     """Every hidden kernel but the first, which has another shape, from one key for each network."""
 
-    def by_one_key(key: jax.Array, shape: tuple[int, ...], dtype: Any = None, out_sharding: Any = None) -> jax.Array:
+    def by_one_key(
+        key: jax.Array, shape: tuple[int, ...], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
         return init(jax.random.key(0), shape, dtype, out_sharding)
 
     return plan(init, ("*/Dense_[1-9]*/kernel", by_one_key))
@@ -58,7 +61,9 @@ def log_prior(data: Data) -> Any:
     """An initializer of the output bias: the logarithm of each class's share."""
     share = np.bincount(np.asarray(data.y)) / len(data.y)
 
-    def bias(key: jax.Array, shape: tuple[int, ...], dtype: Any = None, out_sharding: Any = None) -> jax.Array:
+    def bias(
+        key: jax.Array, shape: tuple[int, ...], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
         del key, out_sharding
         return jnp.log(jnp.asarray(share, dtype)).reshape(shape)
 
@@ -120,13 +125,15 @@ def claims(data: dict[str, Any]) -> list[Claim]:
         ),
         Claim.of(
             "layers drawn from the same key train worse than layers with keys of their own.",
-            f"own minus same, paired, over ten layers: {', '.join(f'{n} {percent(g)} points' for n, g in gaps.items())}. "
+            "own minus same, paired, over ten layers: "
+            f"{', '.join(f'{n} {percent(g)} points' for n, g in gaps.items())}. "
             "Equal kernels are not equal units, so no symmetry is there to break.",
             [gap["mean"] - gap["half_width"] > 0 for gap in gaps.values()],
         ),
         Claim.of(
-            f"an output layer of zeros starts at the loss of a guess, ln 10 = {np.log(10):.3f}, and a small one near it.",
-            f"first loss {', '.join(f'{name} {each["mean"]:.3f}' for name, each in start.items())}.",
+            f"an output layer of zeros starts at the loss of a guess, ln 10 = {np.log(10):.3f}, and a "
+            "small one near it.",
+            "first loss " + ", ".join(f"{name} {each['mean']:.3f}" for name, each in start.items()) + ".",
             [abs(start["zero"]["mean"] - np.log(10)) < 1e-5, abs(start["small"]["mean"] - np.log(10)) < 0.05],
         ),
         Claim.of(
@@ -135,8 +142,10 @@ def claims(data: dict[str, Any]) -> list[Claim]:
             [paired(output, name, "He")["mean"] > -POINTS for name in ("small", "zero")],
         ),
         Claim.of(
-            "with a rare class, the bias of prior probabilities starts at the entropy of the classes instead of ln 2.",
-            f"first loss {begin['prior bias']['mean']:.3f} against {begin['zero bias']['mean']:.3f}; the entropy is "
+            "with a rare class, the bias of prior probabilities starts at the entropy of the classes "
+            "instead of ln 2.",
+            f"first loss {begin['prior bias']['mean']:.3f} against {begin['zero bias']['mean']:.3f}; the "
+            "entropy is "
             f"{data['entropy']:.3f}. Accuracy in the end: {shown(few)}.",
             [near, abs(begin["zero bias"]["mean"] - np.log(2)) < 0.05],
         ),
@@ -146,7 +155,12 @@ def claims(data: dict[str, Any]) -> list[Claim]:
 def tables(data: dict[str, Any]) -> Iterator[str]:
     """Losses and accuracies."""
     rows = [
-        [f"{group}: {name}", f"{each['first_loss']['mean']:.3g}", f"{each['last_loss']['mean']:.3g}", percent(each["accuracy"])]
+        [
+            f"{group}: {name}",
+            f"{each['first_loss']['mean']:.3g}",
+            f"{each['last_loss']['mean']:.3g}",
+            percent(each["accuracy"]),
+        ]
         for group, found in data.items()
         if group != "entropy"
         for name, each in found.items()
@@ -161,7 +175,9 @@ def draw(data: dict[str, Any], figure: Any) -> None:
     for axes, (group, found) in zip(panels, groups.items(), strict=True):
         accuracy = [each["accuracy"] for each in found.values()]
         axes.bar(
-            range(len(found)), [100 * a["mean"] for a in accuracy], yerr=[100 * a["half_width"] for a in accuracy]
+            range(len(found)),
+            [100 * a["mean"] for a in accuracy],
+            yerr=[100 * a["half_width"] for a in accuracy],
         )
         axes.set_xticks(range(len(found)), list(found), rotation=60, ha="right", fontsize="small")
         axes.set(title=group)

@@ -1,7 +1,8 @@
 """The spread of weights against fan-in.
 
-`jinit.fan_in_uniform`, PyTorch's default, draws uniformly between ±1/√n. Weights are drawn for n from 1 to 10 000, a hundred
-thousand of each, and held against the exact law: bounds, deviation and Kolmogorov–Smirnov test, at a family-wise level of 1 %.
+`jinit.fan_in_uniform`, PyTorch's default, draws uniformly between ±1/√n. Weights are drawn for n from 1 to
+10 000, a hundred thousand of each, and held against the exact law: bounds, deviation and Kolmogorov–Smirnov
+test, at a family-wise level of 1 %.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def claims(data: dict[str, Any]) -> list[Claim]:
     return [
         Claim.of(
             "with n = 10 inputs weights lie within ±0.316, with deviation 0.18.",
-            f"within ±{ten['largest']:.4f} (exact bound {ten['bound']:.4f}), deviation {ten['deviation']:.4f} ± "
+            f"within ±{ten['largest']:.4f} (exact bound {ten['bound']:.4f}), deviation "
+            f"{ten['deviation']:.4f} ± "
             f"{1.96 * ten['deviation_error']:.4f} (exact {ten['exact_deviation']:.4f}).",
             [round(ten["bound"], 3) == 0.316, ten["largest"] <= 0.3163, round(ten["deviation"], 2) == 0.18],
         ),
@@ -73,7 +75,8 @@ def claims(data: dict[str, Any]) -> list[Claim]:
         ),
         Claim.of(
             "the law is uniform.",
-            f"least p-value {min(each['p_value'] for each in every):.3f} of {len(every)} Kolmogorov–Smirnov tests.",
+            f"least p-value {min(each['p_value'] for each in every):.3f} of {len(every)} "
+            "Kolmogorov–Smirnov tests.",
             [each["p_value"] > LEVEL / len(every) for each in every],
         ),
     ]
@@ -94,7 +97,9 @@ def draw(data: dict[str, Any], figure: Any) -> None:
     n = np.array([int(each) for each in data])
     for name, exact, label in (("largest", "bound", "1/√n"), ("deviation", "exact_deviation", "1/√(3n)")):
         (line,) = left.loglog(n, [each[exact] for each in data.values()], "-", label=label)
-        left.loglog(n, [each[name] for each in data.values()], "o", color=line.get_color(), label=f"{name}, sampled")
+        left.loglog(
+            n, [each[name] for each in data.values()], "o", color=line.get_color(), label=f"{name}, sampled"
+        )
     left.set(xlabel="fan-in n", ylabel="weight")
     left.legend()
     ten = data["10"]

@@ -1,8 +1,9 @@
 """Units that start equal stay equal.
 
-A perceptron of two hidden layers of 32 tanh units on scikit-learn's digits, 390 steps of Adam (1e-3), five seeds. The *spread* of a
-layer is the largest difference between the incoming weights of two units, over the root mean square of its weights: exactly equal
-units have 0, and rounding leaves some 1e-6. Noise is normal, added to kernels that are 0.1 everywhere or zero everywhere.
+A perceptron of two hidden layers of 32 tanh units on scikit-learn's digits, 390 steps of Adam (1e-3), five
+seeds. The *spread* of a layer is the largest difference between the incoming weights of two units, over the
+root mean square of its weights: exactly equal units have 0, and rounding leaves some 1e-6. Noise is normal,
+added to kernels that are 0.1 everywhere or zero everywhere.
 """
 
 from __future__ import annotations
@@ -79,8 +80,10 @@ def enough(noise: dict[str, Any], goal: dict[str, Any]) -> str:
     least, level = next(iter(noise)), best(noise)
     good = [name for name, each in noise.items() if each["accuracy"]["mean"] >= goal["mean"] - POINTS]
     return (
-        f"{least} ends at a spread of {max(noise[least]['after']):.1e} and {percent(noise[least]['accuracy'])} %, the "
-        f"best is {level} with {percent(noise[level]['accuracy'])} %, and within {100 * POINTS:.0f} point of Xavier are "
+        f"{least} ends at a spread of {max(noise[least]['after']):.1e} and "
+        f"{percent(noise[least]['accuracy'])} %, the "
+        f"best is {level} with {percent(noise[level]['accuracy'])} %, and within {100 * POINTS:.0f} point "
+        "of Xavier are "
         f"{listed(good) or 'none'}"
     )
 
@@ -89,7 +92,9 @@ def claims(data: dict[str, Any]) -> list[Claim]:
     """Of symmetry, noise and biases."""
     symmetric, noises = data["symmetric"], {mean: data[f"noise on {mean}"] for mean in MEANS}
     ends = {name: max(each["after"]) for name, each in symmetric.items()}
-    fates = ", ".join(f"{name} {e:.1e} ({percent(symmetric[name]['accuracy'])} %)" for name, e in ends.items())
+    fates = ", ".join(
+        f"{name} {e:.1e} ({percent(symmetric[name]['accuracy'])} %)" for name, e in ends.items()
+    )
     zero, drawn = (data["random"][f"Xavier, {word} biases"]["accuracy"] for word in ("zero", "random"))
     gap = summary(np.subtract(zero["each"], drawn["each"]))
     told = "; ".join(f"on weights of {mean}, {enough(noise, zero)}" for mean, noise in noises.items())
@@ -101,7 +106,8 @@ def claims(data: dict[str, Any]) -> list[Claim]:
         ),
         Claim.of(
             "a little noise breaks the symmetry.",
-            f"units part, but most noise is too little to train well: {told}. Xavier reaches {percent(zero)} %.",
+            f"units part, but most noise is too little to train well: {told}. Xavier reaches "
+            f"{percent(zero)} %.",
             [
                 each["accuracy"]["mean"] >= zero["mean"] - POINTS
                 for noise in noises.values()
@@ -121,7 +127,12 @@ def claims(data: dict[str, Any]) -> list[Claim]:
 def tables(data: dict[str, Any]) -> Iterator[str]:
     """Every start."""
     rows = [
-        [f"{group}: {name}", f"{max(each['before']):.1e}", f"{max(each['after']):.1e}", percent(each["accuracy"])]
+        [
+            f"{group}: {name}",
+            f"{max(each['before']):.1e}",
+            f"{max(each['after']):.1e}",
+            percent(each["accuracy"]),
+        ]
         for group, found in data.items()
         for name, each in found.items()
     ]

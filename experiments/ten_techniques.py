@@ -1,10 +1,11 @@
 """Ten techniques, ten seeds.
 
-The table that people pass on gives each of ten ways to initialize a range of test accuracies, and does not say on what network.
-Here every technique initializes all kernels of a perceptron, biases start at zero, and Adam (1e-3) takes 390 steps on batches of
-128. *Shallow* is two hidden layers of 64, *deep* is ten. The claims are held against the shallow ReLU network on scikit-learn's
-digits; the second table shows the others. All hundred runs of a network are one jitted program, and the ten techniques see the
-same ten sequences of batches.
+The table that people pass on gives each of ten ways to initialize a range of test accuracies, and does not
+say on what network. Here every technique initializes all kernels of a perceptron, biases start at zero, and
+Adam (1e-3) takes 390 steps on batches of 128. *Shallow* is two hidden layers of 64, *deep* is ten. The
+claims are held against the shallow ReLU network on scikit-learn's digits; the second table shows the
+others. All hundred runs of a network are one jitted program, and the ten techniques see the same ten
+sequences of batches.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ TECHNIQUES: dict[str, Any] = {
 }
 CLAIMED = {  # test accuracy in percent
     "random": (88, 91), "zero": (9, 13), "Gaussian": (92, 93), "Xavier": (95, 95), "He": (97, 98),
-    "orthogonal": (91, 93), "sparse": (88, 90), "uniform": (90, 92), "constant": (11, 14), "positive": (94, 95),
+    "orthogonal": (91, 93), "sparse": (88, 90), "uniform": (90, 92), "constant": (11, 14),
+    "positive": (94, 95),
 }  # fmt: skip
 REFERENCE = "digits relu shallow"
 DEPTHS, WIDTH = {"shallow": 2, "deep": 10}, 64
@@ -94,8 +96,10 @@ def who_learns(data: dict[str, Any]) -> Claim:
         if t not in symmetric and each[t]["mean"] <= never
     ]
     found = (
-        f"zero and constant stay at or below {100 * never:.1f} % on all {len(data)} networks, and the worst of "
-        f"the others, {worst}, reaches {percent(data[REFERENCE][worst])} % on the reference network. But others "
+        f"zero and constant stay at or below {100 * never:.1f} % on all {len(data)} networks, and the "
+        "worst of "
+        f"the others, {worst}, reaches {percent(data[REFERENCE][worst])} % on the reference network. But "
+        "others "
         f"do no better elsewhere: {listed(fail) or 'none'}."
     )
     total = len(data) * (len(TECHNIQUES) - len(symmetric))
@@ -125,7 +129,8 @@ def he_for_relu(data: dict[str, Any]) -> Claim:
         right.append(toward - gap["half_width"] > 0)
     return Claim.of(
         "He is better for ReLU, and Xavier for tanh.",
-        f"He minus Xavier, in points, paired by seed: {', '.join(words)}; it counts where the interval is on the "
+        f"He minus Xavier, in points, paired by seed: {', '.join(words)}; it counts where the interval is "
+        "on the "
         "right side of zero.",
         right,
     )

@@ -1,9 +1,11 @@
 """A hundred trainings: one jitted program beside a PyTorch loop.
 
-A perceptron 784-256-256-10 takes 390 steps of Adam (1e-3) on batches of 128, a hundred times, from ten techniques and ten seeds.
-The inputs are scikit-learn's digits enlarged to 28×28. PyTorch trains one after the other, with fused Adam, on one thread or on
-all, whichever is faster; both start from the same weights. They take turns, PyTorch before and after each call of the program, so that a busy machine disturbs both. The
-program's compilation is told apart, since it is the same for any number of runs. `pip install -e '.[benchmark]'` installs PyTorch.
+A perceptron 784-256-256-10 takes 390 steps of Adam (1e-3) on batches of 128, a hundred times, from ten
+techniques and ten seeds. The inputs are scikit-learn's digits enlarged to 28×28. PyTorch trains one after
+the other, with fused Adam, on one thread or on all, whichever is faster; both start from the same weights.
+They take turns, PyTorch before and after each call of the program, so that a busy machine disturbs both.
+The program's compilation is told apart, since it is the same for any number of runs. `pip install -e
+'.[benchmark]'` installs PyTorch.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -131,9 +132,11 @@ def claims(data: dict[str, Any]) -> list[Claim]:
     means = {name: 100 * float(np.mean(each)) for name, each in data["accuracy"].items()}
     return [
         Claim.of(
-            f"{data['runs']} runs as one jitted program take at most {LIMIT} of the time of a sequential PyTorch loop.",
+            f"{data['runs']} runs as one jitted program take at most {LIMIT} of the time of a sequential "
+            "PyTorch loop.",
             f"{ratio:.2f}, with {data['compile_seconds']:.1f} s of compilation counted in "
-            f"(PyTorch {data['torch']} on {data['torch_threads']} threads, the faster of one and all; both reach the same: mean accuracy {means['program']:.1f} and "
+            f"(PyTorch {data['torch']} on {data['torch_threads']} threads, the faster of one and all; "
+            f"both reach the same: mean accuracy {means['program']:.1f} and "
             f"{means['loop']:.1f} %).",
             ratio <= LIMIT,
         )
@@ -154,7 +157,9 @@ def draw(data: dict[str, Any], figure: Any) -> None:
     left.barh(["program"], times[1], color="tab:blue")
     left.barh(["program"], times[0], left=times[1], color="tab:orange", label="compilation")
     left.barh(["PyTorch loop"], statistics.median(data["loop_seconds"]), color="0.6")
-    left.axvline(LIMIT * statistics.median(data["loop_seconds"]), color="black", ls="--", label=f"{LIMIT} of the loop")
+    left.axvline(
+        LIMIT * statistics.median(data["loop_seconds"]), color="black", ls="--", label=f"{LIMIT} of the loop"
+    )
     left.set(xlabel="seconds")
     left.legend()
     right.plot(*(100 * np.asarray(data["accuracy"][name]) for name in ("loop", "program")), "o", alpha=0.5)
