@@ -114,22 +114,22 @@ def plain(value: Any) -> Any:
     """Arrays as lists and floats to six digits, so that JSON holds them; what is not finite becomes None."""
     if isinstance(value, dict):
         return {str(name): plain(each) for name, each in value.items()}
-    if isinstance(value, str | bool | int | None):
-        return value
-    if isinstance(value, float | np.floating):
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
-    return [
-        plain(each) for each in (value if isinstance(value, list | tuple) else np.asarray(value).tolist())
-    ]
+    return value
 
 
-def result(name: str, data: dict[str, Any], seconds: float) -> dict[str, Any]:
+def result(name: str, data: dict[str, Any], processor_seconds: float) -> dict[str, Any]:
     """The committed form of a run: the numbers, and what they say."""
     made_with = {
         "python": platform.python_version(),
         "jax": jax.__version__,
         "backend": jax.default_backend(),
-        "seconds": round(seconds),
+        "processor_seconds": round(processor_seconds),
     }
     return retold({"experiment": name, "claims": [], "data": plain(data), "made_with": made_with})
 
@@ -176,7 +176,8 @@ def section(name: str, found: dict[str, Any]) -> str:
             "\n".join(Claim(**claim).sentence() for claim in found["claims"]),
             *experiment.tables(found["data"]),
             f"![{title(experiment)}](experiments/{name}.png)",
-            f"`python -m experiments run {name}` took {made['seconds']} s with JAX {made['jax']} on a "
+            f"`python -m experiments run {name}` took {made['processor_seconds']} s of "
+            f"processor time with JAX {made['jax']} on a "
             f"{made['backend'].upper()}. [Every number](experiments/{name}.json)",
         ]
     )
@@ -186,9 +187,9 @@ HEAD = """\
 # Experiments
 
 What people say of initialization, tried on real data. Every number and every verdict on this page was written
-by the program that found it: `python -m experiments list` names the programs, `python -m experiments run NAME`
-runs one and `python -m experiments all` all of them (`pip install -e '.[experiments]'`). ± is the 95 % interval
-of a mean over seeds, by Student's t.
+by the program that found it. `python -m experiments list` names them, `python -m experiments run NAME` runs
+one and `python -m experiments all` all of them, after `pip install -e '.[experiments]'`. ± is the 95 %
+interval of a mean over seeds, by Student's t.
 """
 
 

@@ -121,58 +121,65 @@ def run(track: Track, *, small: bool = False) -> dict[str, Any]:
 
 def claims(data: dict[str, Any]) -> list[Claim]:
     """What is taught of gradients, and of their remedies."""
-    profiles, trained, nan = data["profiles"], data["remedies"], data["too large"]
+    profiles = data["profiles"]
     pairs = [each for scales in profiles.values() for each in scales.values()]
     errors = [abs(each["measured_per_layer"] / each["predicted_per_layer"] - 1) for each in pairs]
-    names = list(trained)
-
-    def said(i: int) -> str:
-        each = trained[names[i]]
-        finite = sum(each["finite"])
-        return f"{percent(each['accuracy'])} % ({finite} of {len(each['finite'])} losses finite)"
-
-    def mean(i: int) -> float:
-        return trained[names[i]]["accuracy"]["mean"]
-
-    small, large = f"{SCALES[0]:g}", f"{SCALES[-1]:g}"
     low, high = (
-        ", ".join(f"{name} {scales[scale]['measured_per_layer']:.2g}" for name, scales in profiles.items())
-        for scale in (small, large)
+        {name: scales[f"{scale:g}"]["measured_per_layer"] for name, scales in profiles.items()}
+        for scale in (SCALES[0], SCALES[-1])
     )
+
+    def told(rates: dict[str, float]) -> str:
+        return ", ".join(f"{name} {rate:.2g}" for name, rate in rates.items())
+
     return [
         Claim.of(
             "gradients vanish with depth when weights are small.",
-            f"energy per layer at σ_w² = {small}: {low}.",
-            [scales[small]["measured_per_layer"] < 1 for scales in profiles.values()],
+            f"energy per layer at σ_w² = {SCALES[0]:g}: {told(low)}.",
+            [rate < 1 for rate in low.values()],
         ),
         Claim.of(
             "gradients explode with depth when weights are large.",
-            f"energy per layer at σ_w² = {large}: {high}. The slope of a sigmoid is at most 1/4, so that "
-            "it would take "
-            "σ_w² = 16 or more.",
-            [scales[large]["measured_per_layer"] > 1 for scales in profiles.values()],
+            f"energy per layer at σ_w² = {SCALES[-1]:g}: {told(high)}. The slope of a sigmoid is at most "
+            "1/4, so "
+            "that it would take σ_w² = 16 or more.",
+            [rate > 1 for rate in high.values()],
         ),
         Claim.of(
             f"mean-field theory predicts the factor per layer within {100 * CLOSE:.0f} % at width {WIDTH}.",
             f"largest error {100 * max(errors):.1f} %, median {100 * float(np.median(errors)):.1f} %.",
             [error < CLOSE for error in errors],
         ),
+        *of_remedies(list(data["remedies"].values()), data["too large"]),
+    ]
+
+
+def of_remedies(cases: list[dict[str, Any]], nan: dict[str, Any]) -> list[Claim]:
+    """The claims of clipping, of activations, and of networks that are far too large."""
+    learns = [case["accuracy"]["mean"] > CHANCE for case in cases]
+    said = [
+        f"{percent(case['accuracy'])} % ({sum(case['finite'])} of {len(case['finite'])} losses finite)"
+        for case in cases
+    ]
+    return [
         Claim.of(
             "clipping the gradient's norm (`optax.clip_by_global_norm`) mends explosion.",
-            f"without {said(0)}, with {said(1)}.",
-            [mean(0) < CHANCE, mean(1) > CHANCE],
+            f"without {said[0]}, with {said[1]}.",
+            [not learns[0], learns[1]],
         ),
         Claim.of(
             "another activation mends vanishing.",
-            f"sigmoid {said(2)}; ReLU {said(3)}; tanh {said(4)}.",
-            [mean(2) < CHANCE, mean(3) > CHANCE, mean(4) > CHANCE],
+            f"sigmoid {said[2]}; ReLU {said[3]}; tanh {said[4]}.",
+            [not learns[2], learns[3], learns[4]],
         ),
         Claim.of(
             "a network that is far too large gives NaN, and clipping does not help.",
-            f"outputs of {DEPTH} layers at σ = 100 hold NaN: {nan['outputs_nan']}, and `jinit.diagnose` "
-            "names "
-            f"{nan['first_site']} first. Ten layers train to {said(5)}, clipped to {said(6)}.",
-            [nan["outputs_nan"], nan["first_site"] is not None, mean(5) < CHANCE, mean(6) < CHANCE],
+            f"outputs of {DEPTH} layers at σ = 100 hold NaN: {'yes' if nan['outputs_nan'] else 'no'}; the "
+            "first site "
+            f"that `jinit.diagnose` calls nonfinite is {nan['first_site']}. Ten layers train to "
+            f"{said[5]}, clipped to "
+            f"{said[6]}.",
+            [nan["outputs_nan"], nan["first_site"] is not None, not learns[5], not learns[6]],
         ),
     ]
 

@@ -59,6 +59,7 @@ def slow_twin(model, params, key, data, steps, batch):
     return losses, float(np.mean(np.argmax(model.apply(params, data.x_test), 1) == data.y_test))
 
 
+@pytest.mark.standard_promotion  # optax.adam
 def test_training_is_the_plain_loop_run_by_run():
     data, model = digits(), MLP(1, 8)
     params = initialize(model, plan(jinit.he_normal()), SEEDS, 64)
@@ -72,6 +73,7 @@ def test_training_is_the_plain_loop_run_by_run():
     assert not np.allclose(trained.loss[0], trained.loss[1])
 
 
+@pytest.mark.standard_promotion  # optax.adam
 def test_schemes_see_equal_batches():
     data, model = digits(), MLP(1, 8)
     params = initialize(model, plan(jinit.he_normal()), SEEDS, 64)
