@@ -189,8 +189,8 @@ def draw(data: dict[str, Any], figure: Any) -> None:
     for i, (activation, found) in enumerate(data.items()):
         rows, every = np.arange(len(found)) + 0.4 * i, list(found.values())
         left.barh(rows, [each["cosine"]["mean"] for each in every], 0.4, label=activation)
-        halves = [100 * each["accuracy"]["half_width"] for each in every]
-        right.barh(rows, [100 * each["accuracy"]["mean"] for each in every], 0.4, xerr=halves)
+        means, halves = ([100 * each["accuracy"][name] for each in every] for name in ("mean", "half_width"))
+        right.errorbar(means, rows, xerr=halves, fmt="o")
     for axes, label in (
         (left, "mean cosine of two examples, last hidden layer"),
         (right, "test accuracy, %"),
@@ -198,4 +198,4 @@ def draw(data: dict[str, Any], figure: Any) -> None:
         axes.set_yticks(np.arange(len(BIASES)) + 0.2, list(BIASES))
         axes.set(xlabel=label)
         axes.invert_yaxis()
-    left.legend()
+    left.legend(loc="lower left")

@@ -135,7 +135,7 @@ def draw(data: dict[str, Any], figure: Any) -> None:
             label=scheme,
         )
     left.set_yticks(np.arange(len(data["trained"])) + 0.2, list(data["trained"]))
-    left.set(xlabel="test accuracy, %")
+    left.set(xlabel="test accuracy, %", xlim=(0, 100))
     left.invert_yaxis()
     left.legend()
     for name, each in data["signal"].items():

@@ -2,9 +2,9 @@
 
 Perceptrons of width 64 on scikit-learn's digits, 390 steps of Adam (1e-3) on batches of 128, five seeds;
 ReLU and He unless said otherwise. *Same key* draws every hidden kernel from one key, so that all square
-kernels are the same matrix. The output layer is tried on the ten digits, and its bias on a rare class: is
-it an eight? There the prior-probability bias is the logarithm of each class's share in the training set
-(Lin et al. 2017).
+kernels are the same matrix, in every seed too. The output layer is tried on the ten digits, and its bias on
+a rare class: is it an eight? There the prior-probability bias is the logarithm of each class's share in the
+training set (Lin et al. 2017).
 """
 
 from __future__ import annotations
