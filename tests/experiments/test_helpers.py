@@ -128,9 +128,12 @@ def test_hidden_layers_are_carried_and_the_head_kept():
 
 @pytest.mark.slow
 def test_the_fittest_never_get_worse():
-    loss = transfer.evolve(jinit.he_normal(), seeds=2, generations=4, size=16)["loss"]
-    assert (np.diff(loss) <= 1e-6).all()
-    assert loss[-1] < loss[0]
+    inits = {"He": jinit.he_normal(), "zero": jinit.zeros}
+    found = transfer.evolve(inits, seeds=2, generations=4, size=16)
+    for each in found.values():
+        assert (np.diff(each["loss"]) <= 1e-6).all()
+        assert each["loss"][-1] < each["loss"][0]
+    assert found["zero"]["loss"][0] == pytest.approx(np.log(10), rel=1e-5)
 
 
 def test_batch_norm():
