@@ -151,8 +151,7 @@ def claims(data: dict[str, Any]) -> list[Claim]:
         Claim.of(
             "the draw matters to evolution too: He's population ends best.",
             f"{', '.join(f'{name} {percent(each)} %' for name, each in evolved.items())}; best is {best}. "
-            "Its noise breaks "
-            "the symmetry of zeros by itself.",
+            "The noise of evolution breaks the symmetry of zeros by itself.",
             [
                 evolved["He"]["mean"] - evolved["He"]["half_width"] > each["mean"] + each["half_width"]
                 for name, each in evolved.items()
