@@ -75,11 +75,11 @@ def ranges(found: dict[str, Any]) -> Claim:
     others = [name for name in TECHNIQUES if not held[name]]
     above = [name for name in others if 100 * found[name]["mean"] > CLAIMED[name][1]]
     below = [name for name in others if name not in above]
-    groups = (("inside", [name for name in held if held[name]]), ("above", above), ("below", below))
-    text = "; ".join(f"{word}: {listed(names) or 'none'}" for word, names in groups)
+    inside = [name for name in TECHNIQUES if held[name]]
     return Claim.of(
         "each technique reaches its range (first table).",
-        f"the interval of the mean lies, with the range, {text}.",
+        f"the interval of the mean meets the range for {listed(inside) or 'none'}; it lies above for "
+        f"{listed(above) or 'none'}, and below for {listed(below) or 'none'}.",
         list(held.values()),
     )
 
