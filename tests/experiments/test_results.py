@@ -78,11 +78,20 @@ def test_unknown_name_is_refused(capsys):
     assert "invalid choice: 'nothing'" in capsys.readouterr().err
 
 
+def test_a_result_is_written_whole(tmp_path):
+    old = results.read("crosswise")
+    assert old is not None
+    found = results.result("crosswise", old["data"], processor_seconds=1.2)
+    results.write("crosswise", found, tmp_path)
+    assert json.loads((tmp_path / results.FOLDER / "crosswise.json").read_text()) == found
+    assert (tmp_path / results.FOLDER / "crosswise.png").read_bytes()[:4] == b"\x89PNG"
+    assert "took 1 s of processor time" in (tmp_path / results.PAGE).read_text()
+    assert found["claims"] == old["claims"]
+
+
+@pytest.mark.slow
 @pytest.mark.standard_promotion
-@pytest.mark.parametrize(
-    "name",
-    ["fan_in_spread", *(pytest.param(n, marks=pytest.mark.slow) for n in NAMES if n != "fan_in_spread")],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_small_run(name, tmp_path):
     if lacking := results.missing(name):
         pytest.skip(lacking)
