@@ -1,0 +1,268 @@
+"""Laws on fewer roots: brought to a standard form, or several roots paired into one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Hashable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jinit._typing import Array
+from jinit.signals.laws.law import (
+    COTANGENT,
+    SIGNAL,
+    Axes,
+    Law,
+    Root,
+    as_float,
+    average,
+    constant,
+    plus_normal,
+    squared,
+)
+from jinit.signals.laws.quadrature import gaussian
+
+Levels = tuple[Axes, ...]
+
+# Nodes for each level of the standard form, by the number of levels; the last level is an entry's own.
+SIZES = {0: (), 1: (128,), 2: (64, 128), 3: (16, 24, 64), 4: (8, 12, 12, 64)}
+# Points for each level when several roots are paired.
+POINTS = {0: (), 1: (1024,), 2: (128, 512), 3: (24, 32, 256), 4: (12, 16, 16, 128)}
+MOST = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelMoments:
+    """Mean, and for each level the variance that it adds to those before it."""
+
+    mean: Array
+    variances: tuple[Array, ...]
+
+
+def levels_of(*laws: Law) -> Levels:
+    """The sets of axes along which roots vary, those shared by most entries first, four at most."""
+    found = {r.axes for law in laws for r in law.roots}
+    return limited(found)
+
+
+def limited(found: set[Axes]) -> Levels:
+    """At most four levels, of which the last holds all axes."""
+    levels = sorted(found, key=lambda a: (len(a), sorted(a)))
+    if not levels:
+        return ()
+    everything = frozenset[int]().union(*levels)
+    levels = [a for a in levels if a != everything][: MOST - 1]
+    return (*levels, everything)
+
+
+def level_of(root: Root, levels: Levels) -> int:
+    """The first level that varies along all axes of the root."""
+    fits = [i for i, axes in enumerate(levels) if root.axes <= axes]
+    return fits[0] if fits else len(levels) - 1
+
+
+def level_moments(law: Law, levels: Levels) -> LevelMoments:
+    """Mean and variances by level."""
+    means = _level_means(law, levels)
+    variances = [average(law, of=squared(a - b)).reshape(()) for a, b in zip(means[1:], means, strict=False)]
+    return LevelMoments(means[0].reshape(()), tuple(variances))
+
+
+def _level_means(law: Law, levels: Levels) -> list[Array]:
+    """Means conditional on no level, on the first, on the first two, …"""
+    means = [law.nodes]
+    for level in reversed(range(len(levels))):
+        here = [i for i, r in enumerate(law.roots) if level_of(r, levels) == level]
+        means.append(average(law, here, means[-1]))
+    return means[::-1]
+
+
+def canonical(
+    law: Law, levels: Levels, name: Hashable, moments: LevelMoments | None = None, *, linear: bool | None = None
+) -> Law:
+    """The same law, or nearly, on one root for each level.
+
+    Means and variances of every level are kept exactly; `moments` may name them. Shape is kept as nested
+    quantiles, for gradients (`linear`) as a normal. What it had in common with other laws is lost.
+    """
+    law = as_float(law)
+    kind = COTANGENT if (law.is_linear if linear is None else linear) else SIGNAL
+    roots = tuple(Root((name, i), axes, kind) for i, axes in enumerate(levels))
+    sizes = SIZES[len(levels)]
+    if _is_canonical(law, levels, kind, sizes) and moments is None:
+        return dataclasses.replace(law, roots=roots)
+    moments = moments or level_moments(law, levels)
+    if kind == COTANGENT:
+        out = constant(moments.mean, law.shape, law.dtype)
+        for root, variance in zip(roots, moments.variances, strict=True):
+            out = plus_normal(out, variance, root, 2)
+        return out
+    flat, weights = _by_level(law, levels)
+    rules = [gaussian(n) for n in sizes]
+    nodes = _nested_quantiles(flat, weights, [np.cumsum(w) - w / 2 for _, w in rules])
+    own = tuple(jnp.asarray(w, nodes.dtype) for _, w in rules)
+    return _with_moments(dataclasses.replace(law, nodes=nodes, weights=own, roots=roots), levels, moments)
+
+
+def _is_canonical(law: Law, levels: Levels, kind: str, sizes: tuple[int, ...]) -> bool:
+    expected = (2,) * len(levels) if kind == COTANGENT else sizes
+    same = tuple(r.axes for r in law.roots) == levels and law.nodes.shape == expected
+    return same and all(r.kind == kind and not r.average for r in law.roots)
+
+
+def _by_level(law: Law, levels: Levels) -> tuple[Array, list[Array]]:
+    """Nodes with one axis for each level, and the weights of each."""
+    groups = [[i for i, r in enumerate(law.roots) if level_of(r, levels) == k] for k in range(len(levels))]
+    x = jnp.transpose(law.nodes, [i for group in groups for i in group])
+    weights = []
+    for group in groups:
+        w = jnp.ones((1,), law.nodes.dtype)
+        for i in group:
+            w = (w[:, None] * law.weights[i].astype(w.dtype)[None]).reshape(-1)
+        weights.append(w)
+    return x.reshape([w.size for w in weights]), weights
+
+
+def _nested_quantiles(x: Array, weights: list[Array], shares: list[np.ndarray]) -> Array:
+    """Quantiles of the first level's conditional means, and within each of them those of the next level."""
+    if not weights:
+        return x
+    by = x
+    for w in reversed(weights[1:]):
+        by = by @ w
+    order = jnp.argsort(by)
+    mass = jnp.cumsum(weights[0][order])
+    middle = (mass - weights[0][order] / 2) / mass[-1]
+    share = jnp.asarray(shares[0], x.dtype)
+    if len(weights) == 1:
+        return jnp.interp(share, middle, x[order])
+    picked = x[order[jnp.clip(jnp.searchsorted(mass / mass[-1], share), 0, by.size - 1)]]
+    return jax.vmap(lambda row: _nested_quantiles(row, weights[1:], shares[1:]))(picked)
+
+
+def _with_moments(law: Law, levels: Levels, wanted: LevelMoments) -> Law:
+    """Scale and shift, level by level."""
+    means = _level_means(law, levels)
+    out = jnp.broadcast_to(wanted.mean.astype(law.nodes.dtype), means[0].shape)
+    for after, before, variance in zip(means[1:], means, wanted.variances, strict=False):
+        has = average(law, of=squared(after - before)).reshape(())
+        tiny = jnp.asarray(jnp.finfo(has.dtype).tiny, has.dtype)
+        out = out + (after - before) * jnp.sqrt(variance.astype(has.dtype) / jnp.maximum(has, tiny))
+    return dataclasses.replace(law, nodes=out)
+
+
+def paired(laws: Sequence[Law], roots: Sequence[Root], name: Hashable) -> list[Law]:
+    """The laws on one new root for each level, whose points pair the nodes of all roots of that level.
+
+    Points of a low-discrepancy sequence, as in Kronecker's: the first root runs through its nodes in order,
+    the next ones in steps of irrational numbers. Gradients and averages stay on roots of their own.
+    """
+    free = [r for r in roots if r.kind == SIGNAL and not r.average]
+    levels = limited({r.axes for r in free})
+    weights = {r: w for law in laws for r, w in zip(law.roots, law.weights, strict=True)}
+    index: dict[Root, tuple[int, Array]] = {}
+    for k, count in enumerate(POINTS[len(levels)]):
+        members = [r for r in free if level_of(r, levels) == k]
+        for j, root in enumerate(members):
+            mass = jnp.cumsum(weights[root])
+            index[root] = k, jnp.searchsorted(mass / mass[-1], jnp.asarray(_sequence(count, j), mass.dtype))
+    new = tuple(Root((name, "pair", k), axes) for k, axes in enumerate(levels))
+    return [_indexed(law, index, new) for law in laws]
+
+
+def _sequence(count: int, j: int) -> np.ndarray:
+    """Coordinate `j` of a sequence of `count` points that fill the unit cube evenly."""
+    k = np.arange(count)
+    if j == 0:
+        return (k + 0.5) / count
+    return (0.5 + k * math.sqrt([5, 2, 3, 7, 11, 13, 17, 19][(j - 1) % 8]) / 2) % 1.0
+
+
+def _indexed(law: Law, index: dict[Root, tuple[int, Array]], new: tuple[Root, ...]) -> Law:
+    moved = [i for i, r in enumerate(law.roots) if r in index]
+    stay = [i for i, r in enumerate(law.roots) if r not in index]
+    used = sorted({index[law.roots[i]][0] for i in moved})
+    at = []
+    for i in range(len(law.roots)):
+        if i in moved:
+            level, points = index[law.roots[i]]
+            at.append(points.reshape([-1 if k == level else 1 for k in used] + [1] * len(stay)))
+        else:
+            shape = [1] * len(used) + [-1 if k == i else 1 for k in stay]
+            at.append(jnp.arange(law.nodes.shape[i]).reshape(shape))
+    counts = [next(p.size for k, p in index.values() if k == level) for level in used]
+    dtype = jnp.float32 if not jnp.issubdtype(law.nodes.dtype, jnp.inexact) else jnp.real(law.nodes).dtype
+    even = tuple(jnp.full(n, 1 / n, dtype) for n in counts)
+    return dataclasses.replace(
+        law,
+        nodes=law.nodes[tuple(at)] if at else law.nodes,
+        weights=(*even, *(law.weights[i] for i in stay)),
+        roots=(*(new[k] for k in used), *(law.roots[i] for i in stay)),
+    )
+
+
+def maximum(law: Law, axes: Axes, name: Hashable, shape: Sequence[int], count: int, *, final: bool) -> Law:
+    """The law of the largest of `count` independent copies along `axes`.
+
+    `P(max ≤ x) = F(x)^count`, so its quantile at `p` is that of one entry at `p^(1/count)`.
+
+    Args:
+      law: of the entries.
+      axes: axes that the maximum is over.
+      name: for the new root.
+      shape: of the result, with the axes in place.
+      count: how many.
+      final: whether it is a result of its own, rather than an average that may be forgotten.
+    """
+    varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
+    if not varying:
+        return dataclasses.replace(law, shape=tuple(shape))
+    rest = [i for i in range(len(law.roots)) if i not in varying]
+    x = jnp.transpose(law.nodes, [*rest, *varying])
+    x = x.reshape(*x.shape[: len(rest)], -1)
+    w = jnp.ones((1,), x.dtype)
+    for i in varying:
+        w = (w[:, None] * law.weights[i].astype(w.dtype)[None]).reshape(-1)
+    size = 128 if final else 33
+    _, mass = gaussian(size) if final else (None, np.full(size, 1 / size))
+    share = jnp.asarray((np.cumsum(mass) - mass / 2) ** (1 / count), x.dtype)
+    nodes = jnp.vectorize(lambda row: _quantiles(row, w, share), signature="(n)->(m)")(x)
+    left = frozenset().union(*(law.roots[i].axes for i in varying))
+    root = Root(name, left, average=not final)
+    weights = (*(law.weights[i] for i in rest), jnp.asarray(mass, x.dtype))
+    roots = (*(law.roots[i] for i in rest), root)
+    return dataclasses.replace(law, nodes=nodes, weights=weights, roots=roots, shape=tuple(shape))
+
+
+def _quantiles(x: Array, weights: Array, share: Array) -> Array:
+    order = jnp.argsort(x)
+    mass = jnp.cumsum(weights[order])
+    return jnp.interp(share, (mass - weights[order] / 2) / mass[-1], x[order])
+
+
+def chance_of_being_largest(law: Law, axes: Axes, count: int) -> Array:
+    """`F(x)^(count - 1)` at every node `x`: the chance that it is the largest of `count` copies."""
+    varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
+    if not varying:
+        return jnp.full_like(law.nodes, 1 / count)
+    rest = [i for i in range(len(law.roots)) if i not in varying]
+    x = jnp.transpose(law.nodes, [*rest, *varying])
+    flat = x.reshape(*x.shape[: len(rest)], -1)
+    w = jnp.ones((1,), x.dtype)
+    for i in varying:
+        w = (w[:, None] * law.weights[i].astype(w.dtype)[None]).reshape(-1)
+
+    def chances(row: Array) -> Array:
+        order = jnp.argsort(row)
+        mass = jnp.cumsum(w[order])
+        first = jnp.searchsorted(row[order], row, side="left")
+        last = jnp.searchsorted(row[order], row, side="right") - 1
+        high, low = mass[last], mass[first] - w[order][first]
+        # Atoms share: the mean over the atom of F^(count-1) is (high^n - low^n) / (n (high - low)).
+        return (high**count - jnp.maximum(low, 0) ** count) / (count * (high - low))
+
+    out = jnp.vectorize(chances, signature="(n)->(n)")(flat).reshape(x.shape)
+    return jnp.transpose(out, np.argsort([*rest, *varying]).tolist())

@@ -1,0 +1,304 @@
+"""What theory says the signals of a network are, before any data."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jinit._errors import message
+from jinit._typing import Array, PyTree
+from jinit.jaxprs.sites import Site, Sites, find_sites
+from jinit.jaxprs.tracing import Program, check_call, split, trace
+from jinit.jaxprs.walk import Extras, Parts, walk
+from jinit.signals.laws.interpret import Interpreter, MomentRule
+from jinit.signals.laws.law import COTANGENT, Law, average, normal, squared
+from jinit.signals.laws.values import INPUTS, PARAMS, Held, Stacked, Unknown, Value
+from jinit.signals.moments import Moments
+from jinit.signals.observe import inexact
+from jinit.signals.records import Record, Records
+from jinit.signals.tap import tap
+
+CALLER = "jinit.predict(...)"
+
+Variances = Mapping[str, Any] | Callable[[str], Any]
+
+
+def predict(
+    apply: Callable[..., PyTree],
+    *,
+    weights: Variances | None = None,
+    backward: bool = True,
+    rules: Mapping[Any, MomentRule] | None = None,
+) -> Callable[..., Records]:
+    r"""Predict the signals of a network at every use of a weight, from the laws of its weights.
+
+    In a wide network with independent weights every pre-activation is normal, and its variance follows from
+    the layer before: with `n` terms in a sum, weights of mean zero and variance `σ²`, and an activation `φ`,
+
+    $$q^{l+1} = n σ_w^2\, \mathbb E[φ(\sqrt{q^l} z)^2] + σ_b^2, \qquad
+      c^{l+1} q^{l+1} = n σ_w^2\, \mathbb E[φ(u) φ(v)] + σ_b^2,$$
+
+    where `u` and `v` are the pre-activations of one unit for two examples, of correlation `c`. Cotangents obey
+    `E[δ²] ← n_out σ_w² E[φ'(z)²] E[δ²]`, if forward and backward weights are taken to be independent. `predict`
+    does this for the traced program of *any* model, running its own equations on quadrature nodes instead of
+    arrays. No table of activations or layers is behind it, and its cost does not depend on width or batch.
+
+    Moments hold on average over draws of the weights, up to terms of order one over width. See the guide for
+    where, and by how much, real networks differ.
+
+    Args:
+      apply: any pure `(params, *inputs, **kwargs) -> outputs`, as for `measure`.
+      weights: the law of each weight: a mapping or a function from path to variance, or to
+        `(mean, variance)`. A path that a mapping lacks, or that the function gives None for, and every path
+        by default, has the mean and variance of the given array.
+      backward: whether to predict cotangents and weight gradients too, for a standard normal cotangent at
+        every floating output.
+      rules: how a primitive of your own acts, or one without a rule: from primitive to
+        `rule([(mean, variance) of each operand], eqn)`, which gives `(mean, variance)` of each result. Entries of
+        the results are taken as independent and normal.
+
+    Returns:
+      A function `(params, *inputs, **kwargs) -> records`, to be called as `apply` is; arrays may be
+      `jax.ShapeDtypeStruct`s. An input without values is standard normal, a parameter without values needs
+      `weights`. `records` has the names of `measure`, and `Moments` of shape `[]`, or `[length]` inside a `scan`.
+
+    Raises:
+      TypeError: `apply` is no function.
+      ValueError: a parameter without values has no variance; `weights` names a path that does not exist.
+      NotImplementedError: a site depends on something that has no law (the equation and its line are named).
+
+    Example:
+      >>> import flax.linen as nn, jax, jinit
+      >>> model = nn.Sequential([nn.Dense(512, kernel_init=nn.initializers.he_normal()), nn.relu, nn.Dense(10)])
+      >>> x = jax.ShapeDtypeStruct((64, 512), "float32")
+      >>> params = jax.eval_shape(model.init, jax.random.key(0), x)
+      >>> variances = lambda path: 2 / 512 if path.endswith("kernel") else 0.0
+      >>> records = jinit.predict(model.apply, weights=variances)(params, x)
+      >>> round(float(records["params/layers_2/kernel"].input.second_moment), 3)
+      1.0
+
+    References:
+      Poole, Lahiri, Raghu, Sohl-Dickstein, Ganguli, *Exponential expressivity in deep neural networks through
+      transient chaos*, 2016, for the maps; Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, *Deep information
+      propagation*, 2017, for gradients; Yang, *Tensor programs II*, 2020, for why this holds for any program.
+    """
+    check_call(apply, caller=CALLER)
+    interpreter = Interpreter(dict(rules or {}))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(call: _Call, arrays: list[Any], moments: list[Any]) -> Records:
+        return _predict(apply, call, arrays, moments, interpreter, backward)
+
+    def predicted(params: PyTree, *inputs: Any, **kwargs: Any) -> Records:
+        signature, arrays = split(params, inputs, kwargs)
+        call, compact, moments = _call_of(signature, arrays, weights)
+        return run(call, compact, moments)
+
+    return predicted
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """What of a call is fixed when it is compiled.
+
+    Attributes:
+      signature: from `split`.
+      shapes: shape and dtype of each array.
+      given: for each array, whether its values are.
+      laws: for each array, whether it is a parameter whose law is named.
+    """
+
+    signature: Any
+    shapes: tuple[tuple[tuple[int, ...], Any], ...]
+    given: tuple[bool, ...]
+    laws: tuple[bool, ...]
+
+
+def _call_of(signature: Any, arrays: list[Any], weights: Variances | None) -> tuple[_Call, list[Any], list[Any]]:
+    from jinit.jaxprs.tracing import param_paths
+
+    paths = param_paths(signature, arrays)
+    if isinstance(weights, Mapping) and (extra := set(weights) - set(paths)):
+        must = "`weights` must name parameters by their paths"
+        raise ValueError(message(CALLER, must, f"{min(extra)!r}", f"The paths are {', '.join(paths[:5])}, …"))
+    moments: list[Any] = [_moments_for(path, weights) for path in paths]
+    moments += [None] * (len(arrays) - len(paths))
+    given = tuple(not isinstance(x, jax.ShapeDtypeStruct) for x in arrays)
+    for path, array, known, law in zip(paths, arrays, given, moments, strict=False):
+        if not known and law is None and jnp.issubdtype(array.dtype, jnp.floating):
+            must = "a parameter without values needs a variance in `weights`"
+            raise ValueError(message(CALLER, must, f"{path!r}", "Give it, or call with initialized parameters."))
+    shapes = tuple((tuple(np.shape(x)), x.dtype if hasattr(x, "dtype") else jnp.result_type(x)) for x in arrays)
+    laws = tuple(m is not None for m in moments)
+    use = [known and not law for known, law in zip(given, laws, strict=True)]
+    compact = [_compact(x) if u else None for x, u in zip(arrays, use, strict=True)]
+    return _Call(signature, shapes, given, laws), compact, moments
+
+
+def _moments_for(path: str, weights: Variances | None) -> tuple[Any, Any] | None:
+    if weights is None:
+        return None
+    found = weights.get(path) if isinstance(weights, Mapping) else weights(path)
+    if found is None:
+        return None
+    mean, variance = found if isinstance(found, tuple) else (0.0, found)
+    if not isinstance(variance, jax.core.Tracer) and not float(variance) >= 0:
+        must = "`weights` must give variances that are not negative"
+        raise ValueError(message(CALLER, must, f"{variance} for {path!r}"))
+    return mean, variance
+
+
+def _compact(x: Any) -> Any:
+    """The array, with one entry along axes where its entries repeat: zero biases are one number."""
+    if isinstance(x, jax.core.Tracer) or jax.dtypes.issubdtype(getattr(x, "dtype", float), jax.dtypes.extended):
+        return x
+    if np.ndim(x) == 0 or not np.size(x):
+        return x
+    for axis in range(np.ndim(x)):
+        if np.shape(x)[axis] > 1 and _repeats(x, axis):
+            x = x[tuple(slice(0, 1) if i == axis else slice(None) for i in range(np.ndim(x)))]
+    return x
+
+
+def _repeats(x: Any, axis: int) -> bool:
+    corner = np.asarray(x[tuple(slice(0, 2) for _ in range(np.ndim(x)))])  # most arrays differ here already
+    if not np.array_equal(np.take(corner, 0, axis), np.take(corner, 1, axis)):
+        return False
+    return bool(np.all(np.asarray(x) == np.take(np.asarray(x), [0], axis)))
+
+
+class _Keep:
+    """The visitor that returns what it sees; gradients with respect to its probes are cotangents."""
+
+    def __init__(self, sites: Sequence[Site]):
+        self.sites = sites
+
+    def enter(self, index: int, operands: list[Array], extra: PyTree) -> tuple[list[Array], PyTree]:
+        site = self.sites[index]
+        found = {"weight": operands[site.weight]}
+        if site.signal is not None:
+            found["input"] = operands[site.signal]
+        if extra is not None and extra["weight"] is not None:
+            operands = list(operands)
+            operands[site.weight] = tap(lambda ct: ct, operands[site.weight], extra["weight"])
+        return operands, jax.tree.map(jax.lax.stop_gradient, found)
+
+    def leave(self, index: int, output: Array, extra: PyTree) -> tuple[Array, PyTree]:
+        found = {"output": jax.lax.stop_gradient(output)}
+        return (output if extra is None else tap(lambda ct: ct, output, extra["output"])), found
+
+    def probes(self) -> Extras:
+        extras: Extras = {}
+        for index, site in enumerate(self.sites):
+            weight = site.operands[site.weight]
+            if site.regions & {"while", "custom"} or not inexact(site.output):
+                continue
+            extras[index] = {
+                "output": jnp.zeros((*site.lengths, *site.output.shape), site.output.dtype),
+                "weight": jnp.zeros((*site.lengths, *weight.shape), weight.dtype) if inexact(weight) else None,
+            }
+        return extras
+
+
+def _signals(
+    program: Program, sites: Sites, arrays: list[Any], cotangents: list[Any], backward: bool
+) -> list[dict[str, Any]]:
+    """The arrays themselves that `measure` takes moments of, site by site."""
+    keep = _Keep(sites.sites)
+
+    def run(probes: Extras) -> tuple[list[Array], Parts]:
+        return walk(program, sites.sites, arrays, keep, probes)
+
+    back: Extras = {}
+    if backward:
+        outs, pull, parts = jax.vjp(run, keep.probes(), has_aux=True)
+        rest = iter(cotangents)
+        (back,) = pull([next(rest) if inexact(o) else np.zeros(o.shape, jax.dtypes.float0) for o in outs])
+    else:
+        _, parts = run({})
+    found = []
+    for i in range(len(sites.sites)):
+        here = {**parts[i, "enter"], **parts[i, "leave"]}
+        if i in back:
+            here["cotangent"] = back[i]["output"]
+            if back[i]["weight"] is not None:
+                here["weight_gradient"] = back[i]["weight"]
+        found.append(here)
+    return found
+
+
+def _predict(
+    apply: Any, call: _Call, arrays: list[Any], moments: list[Any], interpreter: Interpreter, backward: bool
+) -> Records:
+    avals = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in call.shapes]
+    program = trace(apply, call.signature, avals, caller=CALLER)  # type: ignore[arg-type]
+    sites = find_sites(program)
+    outs = [v.aval for v in program.jaxpr.outvars if inexact(v.aval)]
+    cotangents = [jax.ShapeDtypeStruct(o.shape, o.dtype) for o in outs] if backward else []
+
+    def signals(arrays: list[Any], cotangents: list[Any]) -> list[dict[str, Any]]:
+        return _signals(program, sites, arrays, cotangents, backward)
+
+    closed, shapes = jax.make_jaxpr(signals, return_shape=True)(avals, cotangents)
+    values = [_value(i, call, x, m, len(program.paths)) for i, (x, m) in enumerate(zip(arrays, moments, strict=True))]
+    values += [
+        normal(0.0, 1.0, ("cotangent", i), c.shape, c.dtype, kind=COTANGENT) for i, c in enumerate(cotangents)
+    ]
+    found = jax.tree.unflatten(jax.tree.structure(shapes), interpreter.inner(closed, values, ()))
+    records = Records()
+    for site, here in zip(sites.sites, found, strict=True):
+        record = Record(**{k: _moments(v, site, k) for k, v in here.items()})
+        records.update(dict.fromkeys(site.names, record))
+    return records
+
+
+def _value(index: int, call: _Call, array: Any, moments: Any, num_params: int) -> Value:
+    shape, dtype = call.shapes[index]
+    if call.laws[index]:
+        mean, variance = moments
+        return normal(mean, variance, ("weight", index), shape, dtype, size=16)
+    source = frozenset([PARAMS if index < num_params else INPUTS])
+    if call.given[index]:
+        return Held(array, shape, source)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return Unknown("it depends on the values of an input that only has a shape")
+    return normal(0.0, 1.0, ("input", index), shape, dtype)
+
+
+def _moments(value: Value, site: Site, field: str, depth: int = 0) -> Moments:
+    """Moments of the entries of a value, with a leading axis for each loop around the site."""
+    if isinstance(value, Unknown):
+        must = f"the {field} of {', '.join(site.names)} must have a law"
+        raise NotImplementedError(message(CALLER, must, f"none, since {value.reason}", f"The site: {site.source}."))
+    if isinstance(value, Stacked):
+        return jax.vmap(lambda v: _moments(v, site, field, depth + 1))(value.step)
+    if isinstance(value, Held):
+        lengths = len(site.lengths) - depth
+        measure: Any = Moments.of
+        x = value.whole()
+        for _ in range(lengths):
+            measure = jax.vmap(measure)
+        return measure(x)
+    return _of_law(value)
+
+
+def _of_law(law: Law) -> Moments:
+    x = law.nodes if jnp.issubdtype(law.nodes.dtype, jnp.inexact) else law.nodes.astype(jnp.float32)
+
+    def total(values: Array) -> Array:
+        return average(law, of=values).reshape(()) * jnp.asarray(law.size, values.dtype)
+
+    real = jnp.real(x).dtype
+    return Moments(
+        total=total(x),
+        total_square=total(squared(x)),
+        zeros=total((x == 0).astype(real)),
+        nonfinite_count=total((~jnp.isfinite(x)).astype(real)),
+        size=law.size,
+    )
