@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jinit._compat import opened, source_of
 from jinit._errors import message
 from jinit._typing import Array, PyTree
 from jinit.jaxprs.sites import Site, Sites, find_sites
 from jinit.jaxprs.tracing import Program, check_call, split, trace
 from jinit.jaxprs.walk import Extras, Parts, walk
 from jinit.signals.laws.interpret import Interpreter, MomentRule
-from jinit.signals.laws.law import COTANGENT, Law, average, normal, squared
+from jinit.signals.laws.law import COTANGENT, WEIGHT, Law, average, normal, squared
 from jinit.signals.laws.values import INPUTS, PARAMS, Held, Stacked, Unknown, Value
 from jinit.signals.moments import Moments
 from jinit.signals.observe import inexact
@@ -253,16 +254,40 @@ def _predict(
     found = jax.tree.unflatten(jax.tree.structure(shapes), interpreter.inner(closed, values, ()))
     records = Records()
     for site, here in zip(sites.sites, found, strict=True):
-        record = Record(**{k: _moments(v, site, k) for k, v in here.items()})
+        for field, value in here.items():
+            if isinstance(value, Unknown):
+                raise NotImplementedError(_refusal(value, field, site, program))
+        record = Record(**{k: _moments(v, len(site.lengths)) for k, v in here.items()})
         records.update(dict.fromkeys(site.names, record))
     return records
+
+
+def _refusal(value: Unknown, field: str, site: Site, program: Program) -> str:
+    where = _line_of(program.jaxpr, value.primitive)
+    got = f"none, since {value.reason}" + (f" ({where})" if where else "")
+    must = f"the {field} of {', '.join(site.names)} ({site.source}) must have a law"
+    return message(CALLER, must, got, "Give it one with `rules`, or measure with `jinit.measure`.")
+
+
+def _line_of(jaxpr: Any, primitive: str) -> str:
+    """The user's line of the first equation of this primitive, also inside of others."""
+    jaxpr, _ = opened(jaxpr)
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == primitive:
+            return source_of(eqn)
+        inner = [p for v in eqn.params.values() for p in (v if isinstance(v, (tuple, list)) else [v])]
+        for p in inner:
+            if hasattr(p, "eqns") or hasattr(p, "jaxpr"):
+                if found := _line_of(p, primitive):
+                    return found
+    return ""
 
 
 def _value(index: int, call: _Call, array: Any, moments: Any, num_params: int) -> Value:
     shape, dtype = call.shapes[index]
     if call.laws[index]:
         mean, variance = moments
-        return normal(mean, variance, ("weight", index), shape, dtype, size=16)
+        return normal(mean, variance, ("weight", index), shape, dtype, size=15, kind=WEIGHT)
     source = frozenset([PARAMS if index < num_params else INPUTS])
     if call.given[index]:
         return Held(array, shape, source)
@@ -271,21 +296,17 @@ def _value(index: int, call: _Call, array: Any, moments: Any, num_params: int) -
     return normal(0.0, 1.0, ("input", index), shape, dtype)
 
 
-def _moments(value: Value, site: Site, field: str, depth: int = 0) -> Moments:
+def _moments(value: Value, loops: int) -> Moments:
     """Moments of the entries of a value, with a leading axis for each loop around the site."""
-    if isinstance(value, Unknown):
-        must = f"the {field} of {', '.join(site.names)} must have a law"
-        raise NotImplementedError(message(CALLER, must, f"none, since {value.reason}", f"The site: {site.source}."))
     if isinstance(value, Stacked):
-        return jax.vmap(lambda v: _moments(v, site, field, depth + 1))(value.step)
-    if isinstance(value, Held):
-        lengths = len(site.lengths) - depth
-        measure: Any = Moments.of
-        x = value.whole()
-        for _ in range(lengths):
-            measure = jax.vmap(measure)
-        return measure(x)
-    return _of_law(value)
+        return jax.vmap(lambda v: _moments(v, loops - 1))(value.step)
+    if isinstance(value, Law):
+        return _of_law(value)
+    assert isinstance(value, Held)
+    measured: Any = Moments.of
+    for _ in range(loops):
+        measured = jax.vmap(measured)
+    return measured(value.whole())
 
 
 def _of_law(law: Law) -> Moments:

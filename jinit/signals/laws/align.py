@@ -22,13 +22,14 @@ from jinit.signals.laws.law import (
     constant,
     plus_normal,
     squared,
+    without,
 )
 from jinit.signals.laws.quadrature import gaussian
 
 Levels = tuple[Axes, ...]
 
 # Nodes for each level of the standard form, by the number of levels; the last level is an entry's own.
-SIZES = {0: (), 1: (128,), 2: (64, 128), 3: (16, 24, 64), 4: (8, 12, 12, 64)}
+SIZES = {0: (), 1: (128,), 2: (64, 256), 3: (16, 32, 64), 4: (8, 12, 12, 64)}
 # Points for each level when several roots are paired.
 POINTS = {0: (), 1: (1024,), 2: (128, 512), 3: (24, 32, 256), 4: (12, 16, 16, 128)}
 MOST = 4
@@ -107,6 +108,23 @@ def canonical(
     return _with_moments(dataclasses.replace(law, nodes=nodes, weights=own, roots=roots), levels, moments)
 
 
+def fewer_cotangents(law: Law, name: Hashable) -> Law:
+    """A gradient with one cotangent root for each level; its moments given the other roots stay as they are."""
+    ours = [i for i, r in enumerate(law.roots) if r.kind == COTANGENT]
+    levels = limited({law.roots[i].axes for i in ours})
+    means, x = [], law.nodes
+    for level in reversed(range(len(levels))):
+        here = [i for i in ours if level_of(law.roots[i], levels) == level]
+        mean = average(law, here, x)
+        means.append(without(law, ours, average(law, ours, squared(x - mean))))
+        x = mean
+    out = without(law, ours, x)
+    for i, (axes, variance) in enumerate(zip(levels, means[::-1], strict=True)):
+        spread = variance.nodes.reshape(variance.nodes.shape + (1,) * i)
+        out = plus_normal(out, spread, Root((name, i), axes, COTANGENT), 2)
+    return out
+
+
 def _is_canonical(law: Law, levels: Levels, kind: str, sizes: tuple[int, ...]) -> bool:
     expected = (2,) * len(levels) if kind == COTANGENT else sizes
     same = tuple(r.axes for r in law.roots) == levels and law.nodes.shape == expected
@@ -160,7 +178,7 @@ def paired(laws: Sequence[Law], roots: Sequence[Root], name: Hashable) -> list[L
     Points of a low-discrepancy sequence, as in Kronecker's: the first root runs through its nodes in order,
     the next ones in steps of irrational numbers. Gradients and averages stay on roots of their own.
     """
-    free = [r for r in roots if r.kind == SIGNAL and not r.average]
+    free = [r for r in roots if r.kind != COTANGENT and not r.average]
     levels = limited({r.axes for r in free})
     weights = {r: w for law in laws for r, w in zip(law.roots, law.weights, strict=True)}
     index: dict[Root, tuple[int, Array]] = {}

@@ -27,7 +27,7 @@ from jinit.signals.laws.law import (
     without,
 )
 from jinit.signals.laws.moving import relabelled
-from jinit.signals.laws.pointwise import LIMIT, spread, union, weights_of
+from jinit.signals.laws.pointwise import TIDY, spread, union, weights_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _product(laws: Sequence[Law], roots: tuple[Root, ...]) -> Array:
 def _normal_sum(mean: Law, spreads: dict[Axes, Array], name: Hashable, *, linear: bool) -> Law:
     """`mean` plus a normal for each set of axes."""
     levels = limited(set(spreads))
-    if linear or mean.nodes.size * math.prod(SIZES[len(levels)]) > LIMIT:
+    if linear or mean.nodes.size * math.prod(SIZES[len(levels)]) > TIDY:
         mean, spreads = _all_normal(mean, spreads)
         levels = limited(set(spreads))
     kind = COTANGENT if linear else SIGNAL

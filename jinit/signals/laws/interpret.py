@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jinit._compat import Literal, bind, opened, scan_arity, source_of
+from jinit._compat import Literal, bind, opened, scan_arity
 from jinit.jaxprs.dataflow import CONTRACTIONS
 from jinit.jaxprs.graph import called
 from jinit.signals.laws import moving
@@ -60,7 +60,7 @@ class Interpreter:
 
         for i, eqn in enumerate(jaxpr.eqns):
             outs = self.equation(eqn, [read(v) for v in eqn.invars], (*at, i))
-            env.update(zip(eqn.outvars, outs, strict=True))
+            env.update((v, _made(x, (*at, i, k))) for k, (v, x) in enumerate(zip(eqn.outvars, outs, strict=True)))
         return [read(v) for v in jaxpr.outvars]
 
     def inner(self, jaxpr: Any, args: Sequence[Value], at: tuple[int, ...]) -> list[Value]:
@@ -78,7 +78,7 @@ class Interpreter:
         if kind == "random_bits" and eqn.outvars[0].aval.shape != ():
             return [noise(eqn, at)]
         if any(isinstance(x, Unknown) for x in ins) and not _picks_rows(kind, ins):
-            return unknown(eqn, next(x for x in ins if isinstance(x, Unknown)).reason)
+            return [next(x for x in ins if isinstance(x, Unknown))] * len(eqn.outvars)
         if all(isinstance(x, Held) for x in ins):
             sources = [x.source for x in ins if isinstance(x, Held)]
             if not (kind in CONTRACTIONS and _is_layer(*sources[:2])):
@@ -94,18 +94,18 @@ class Interpreter:
             ins = ins[:1]
         laws = [as_law(x, (at, i)) for i, x in enumerate(ins)]
         if broken := [x for x in laws if isinstance(x, Unknown)]:
-            return unknown(eqn, broken[0].reason)
+            return broken[:1] * len(eqn.outvars)
         if kind in RULES:
             return list(RULES[kind](eqn, laws, at))  # type: ignore[arg-type]
         if is_elementwise(eqn):
             return [_coin(x) for x in elementwise(eqn, laws, at)]  # type: ignore[arg-type]
-        return unknown(eqn, f"`{kind}` has no rule{where(eqn)}")
+        return unknown(eqn, f"`{kind}` has no rule")
 
     def by_moments(self, rule: MomentRule, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Value]:
         """The user's rule: normal entries of the moments it gives."""
         laws = [as_law(x, (at, i)) for i, x in enumerate(ins)]
         if broken := [x for x in laws if isinstance(x, Unknown)]:
-            return unknown(eqn, broken[0].reason)
+            return broken[:1] * len(eqn.outvars)
         moments = rule([two_moments(x) for x in laws], eqn)  # type: ignore[arg-type]
         linear = any(x.is_linear for x in laws if isinstance(x, Law))
         kind = "cotangent" if linear else "signal"
@@ -115,15 +115,13 @@ class Interpreter:
         ]
 
 
-def where(eqn: Any) -> str:
-    """The user's line, in brackets."""
-    source = source_of(eqn)
-    return f" ({source})" if source else ""
+def _made(x: Value, at: Name) -> Value:
+    return dataclasses.replace(x, origin=at) if isinstance(x, Law) and x.origin is None else x
 
 
 def unknown(eqn: Any, reason: str) -> list[Value]:
     """All results of an equation that was not followed."""
-    return [Unknown(reason)] * len(eqn.outvars)
+    return [Unknown(reason, eqn.primitive.name)] * len(eqn.outvars)
 
 
 def _picks_rows(kind: str, ins: Sequence[Value]) -> bool:
@@ -164,20 +162,24 @@ def _run_held(eqn: Any, ins: Sequence[Held]) -> list[Value]:
     return [Held(o, tuple(o.shape), source) for o in outs]
 
 
+def _is_weight(x: Value) -> bool:
+    return x.is_weight if isinstance(x, Law) else isinstance(x, Held) and x.source == {PARAMS}
+
+
 def contraction(eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Value]:
     """A contraction, of which arrays need no more than two moments."""
     if any(jnp.issubdtype(v.aval.dtype, jnp.complexfloating) for v in eqn.invars):
-        return unknown(eqn, f"`{eqn.primitive.name}` of complex numbers has no rule{where(eqn)}")
+        return unknown(eqn, f"`{eqn.primitive.name}` of complex numbers has no rule")
     how = contraction_of(eqn)
-    weights = [i for i, x in enumerate(ins) if isinstance(x, Held) and x.source <= {PARAMS}]
+    weights = [i for i, x in enumerate(ins) if _is_weight(x)]
     laws: list[Any] = []
     for i, x in enumerate(ins):
         if isinstance(x, Held) and jnp.issubdtype(x.dtype, jnp.floating):
-            laws.append(of_weight(x, (at, i)) if i in weights else of_examples(x, how.free[i], (at, i)))
+            laws.append(of_weight(x, (at, i)) if x.source == {PARAMS} else of_examples(x, how.free[i], (at, i)))
         else:
             laws.append(as_law(x, (at, i)))
     if broken := [x for x in laws if isinstance(x, Unknown)]:
-        return unknown(eqn, broken[0].reason)
+        return broken[:1] * len(eqn.outvars)
     return list(contracted(eqn, laws, at, weight=weights[0] if len(weights) == 1 else None))
 
 
@@ -194,7 +196,7 @@ def _coin(law: Law) -> Law:
     """A yes or no made of noise, on two nodes."""
     if law.dtype != jnp.bool_ or law.nodes.shape != (NOISE_NODES,):
         return law
-    yes = jnp.sum(law.nodes * law.weights[0])
+    yes = jnp.sum(law.nodes.astype(law.weights[0].dtype) * law.weights[0])
     root = dataclasses.replace(law.roots[0], name=(law.roots[0].name, "coin"))
     return dataclasses.replace(
         law, nodes=jnp.array([False, True]), weights=(jnp.stack([1 - yes, yes]),), roots=(root,)
@@ -302,7 +304,7 @@ def _join(old: Value, new: Value, name: Name) -> Value:
         return a if isinstance(a, Unknown) else b
     levels = limited({r.axes for law in (a, b) for r in law.roots})
     linear = a.is_linear or b.is_linear
-    return canonical(a, levels, name, linear=linear) if jnp.issubdtype(a.dtype, jnp.inexact) else Unknown(
+    return dataclasses.replace(canonical(a, levels, name, linear=linear), origin=name) if jnp.issubdtype(a.dtype, jnp.inexact) else Unknown(
         "whole numbers that depend on signals are carried by a loop"
     )  # fmt: skip
 
@@ -327,7 +329,7 @@ def _like(new: Value, old: Value, name: Name) -> Value:
     assert isinstance(law, Law)
     levels = tuple(r.axes for r in old.roots)
     out = canonical(as_float(law), levels, name, linear=old.is_linear)
-    return dataclasses.replace(out, nodes=out.nodes.astype(old.nodes.dtype), roots=old.roots)
+    return dataclasses.replace(out, nodes=out.nodes.astype(old.nodes.dtype), roots=old.roots, origin=old.origin)
 
 
 def _cond(run: Interpreter, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Value]:
@@ -338,13 +340,13 @@ def _cond(run: Interpreter, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> 
         return run.inner(branches[k], ins[1:], (*at, k))
     if _runs_whole(eqn, ins):
         return run_held(eqn, ins)  # type: ignore[arg-type]
-    return unknown(eqn, f"which branch of a `cond` is taken depends on values{where(eqn)}")
+    return unknown(eqn, f"which branch of a `cond` is taken depends on values")
 
 
 def _while(run: Interpreter, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Value]:
     if _runs_whole(eqn, ins):
         return run_held(eqn, ins)  # type: ignore[arg-type]
-    return unknown(eqn, f"a `while_loop` has no rule{where(eqn)}")
+    return unknown(eqn, f"a `while_loop` has no rule")
 
 
 _CALLS = (

@@ -15,7 +15,7 @@ from jinit._typing import Array, at_least_float32
 from jinit.signals.laws.quadrature import gaussian
 
 Axes = frozenset[int]
-SIGNAL, COTANGENT = "signal", "cotangent"
+SIGNAL, WEIGHT, COTANGENT = "signal", "weight", "cotangent"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Root:
     Attributes:
       name: equal names and axes mean the same random variables.
       axes: axes of the array along which fresh independent copies stand; it is constant along the others.
-      kind: SIGNAL, or COTANGENT, of which only two moments matter, since gradients are linear in it.
+      kind: SIGNAL; WEIGHT, of a parameter; or COTANGENT, of which only two moments matter, since gradients are linear in it.
       average: whether it is what is left of an average over entries, to be forgotten where the average
         is broadcast back to what it was taken over.
     """
@@ -51,6 +51,7 @@ class Law:
       roots: the roots.
       shape: shape of the array that this is the law of.
       dtype: its dtype; nodes are held in at least float32.
+      origin: where in the program it was made, which tells equal laws from equal variables.
     """
 
     nodes: Array
@@ -58,11 +59,17 @@ class Law:
     roots: tuple[Root, ...] = dataclasses.field(metadata={"static": True})
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     dtype: Any = dataclasses.field(metadata={"static": True})
+    origin: Hashable = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def is_linear(self) -> bool:
         """Whether it is a gradient, known by two moments."""
         return any(r.kind == COTANGENT for r in self.roots)
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it is made of parameters alone."""
+        return bool(self.roots) and all(r.kind == WEIGHT for r in self.roots)
 
     @property
     def size(self) -> int:

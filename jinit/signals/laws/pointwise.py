@@ -10,12 +10,14 @@ from typing import Any
 import jax.numpy as jnp
 
 from jinit._typing import Array
-from jinit.signals.laws.align import LevelMoments, Levels, canonical, level_moments, levels_of, paired
+from jinit.signals.laws.align import LevelMoments, Levels, canonical, fewer_cotangents, level_moments, levels_of, paired
 from jinit.signals.laws.law import COTANGENT, Law, Root, forget_averages, node_dtype
 
 # The largest grid to work on.
-LIMIT = 2**18
-MOST_COTANGENTS = 6
+LIMIT = 2**21
+# The largest grid of a signal to work on further.
+TIDY = 2**16
+MOST_COTANGENTS = 4
 
 
 def pointwise(
@@ -33,19 +35,34 @@ def pointwise(
     """
     shape = outs[0].shape
     laws = [forget_averages(x) if x.size < math.prod(shape) else x for x in laws]
-    laws = _fewer_cotangents(laws, name)
-    roots = union(laws)
+    if _grid(laws) > LIMIT and any(x.is_linear for x in laws):
+        laws = [_alone(x) for x in laws]
     if _grid(laws) <= LIMIT:
-        return _run(function, laws, roots, outs)
+        return [_tidied(x, (name, i)) for i, x in enumerate(_run(function, laws, outs))]
     exact = _exact(kind, laws)
-    pairs = paired(laws, roots, name)
-    results = _run(function, pairs, union(pairs), outs)
+    results = _run(function, paired(laws, union(laws), name), outs)
     levels = levels_of(*results)
     return [
         canonical(r, levels, (name, i), exact(levels) if exact else None)
         if jnp.issubdtype(r.nodes.dtype, jnp.floating) else r
         for i, r in enumerate(results)
     ]  # fmt: skip
+
+
+def _alone(law: Law) -> Law:
+    """A gradient by its moments alone, named after the variable that it is."""
+    return canonical(law, levels_of(law), (law.origin, "alone")) if law.is_linear else law
+
+
+def _tidied(law: Law, name: Hashable) -> Law:
+    """A signal made of many roots, on one for each level, before it meets more."""
+    if sum(r.kind == COTANGENT for r in law.roots) > MOST_COTANGENTS:
+        return fewer_cotangents(law, name)
+    levels = levels_of(law)
+    many = law.nodes.size > TIDY and len(law.roots) > len(levels)
+    if not many or law.is_linear or not jnp.issubdtype(law.nodes.dtype, jnp.floating):
+        return law
+    return canonical(law, levels, name)
 
 
 def union(laws: Sequence[Law]) -> tuple[Root, ...]:
@@ -70,7 +87,8 @@ def _grid(laws: Sequence[Law]) -> int:
     return math.prod(w.size for w in weights_of(laws, union(laws)))
 
 
-def _run(function: Any, laws: Sequence[Law], roots: tuple[Root, ...], outs: Sequence[Any]) -> list[Law]:
+def _run(function: Any, laws: Sequence[Law], outs: Sequence[Any]) -> list[Law]:
+    roots = union(laws)
     grids = [spread(law, roots) for law in laws]
     whole = jnp.broadcast_shapes(*(g.shape for g in grids))
     results = function(*(jnp.broadcast_to(g, whole) for g in grids))
@@ -83,13 +101,6 @@ def _run(function: Any, laws: Sequence[Law], roots: tuple[Root, ...], outs: Sequ
 
 def _held(x: Array, dtype: Any) -> Array:
     return x.astype(node_dtype(dtype)) if jnp.issubdtype(dtype, jnp.inexact) else x
-
-
-def _fewer_cotangents(laws: Sequence[Law], name: Hashable) -> list[Law]:
-    """Gradients brought to standard form where too many roots of theirs would meet."""
-    if sum(r.kind == COTANGENT for r in union(laws)) <= MOST_COTANGENTS:
-        return list(laws)
-    return [canonical(x, levels_of(x), (name, "cotangent", i)) if x.is_linear else x for i, x in enumerate(laws)]
 
 
 def _exact(kind: str, laws: Sequence[Law]) -> Callable[[Levels], LevelMoments] | None:

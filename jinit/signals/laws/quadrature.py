@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import functools
-from statistics import NormalDist
 
 import numpy as np
 
 POINTS = 4  # of each panel
-STRETCH = 3.0**0.5
+REACH = 9.0
+SLOPE = 0.3
 
 
 @functools.cache
 def gaussian(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights, float64, of a rule for the standard normal.
+    """Nodes and weights, float64, of a rule for the standard normal; its variance is exactly one.
 
-    Gauss–Hermite up to 15 nodes; two nodes are ±1. From 16 on Gauss–Legendre on panels that hold equal shares
-    of a normal of variance 3. A kink anywhere then costs about `1/size²`: the spacing that spends the nodes
-    best goes with the inverse cube root of the density. A kink at zero costs nothing, being an end of a panel.
+    Gauss–Hermite up to 15 nodes; two nodes are ±1. From 16 on, a multiple of 8, Gauss–Legendre on panels that
+    are narrow in the middle, `z = 9 (0.3 y + 0.7 y³)`. A kink at zero, an end of a panel, costs nothing; one
+    elsewhere about `1/size²` and a jump about `1/size`, where a second root does not smooth them.
     """
     if size < 16:
         nodes, weights = np.polynomial.hermite_e.hermegauss(size)
         return nodes, weights / weights.sum()
     points, lengths = np.polynomial.legendre.leggauss(POINTS)
     panels = size // POINTS
-    share = ((np.arange(panels)[:, None] + (points + 1) / 2) / panels).ravel()
-    nodes = STRETCH * np.array([NormalDist().inv_cdf(p) for p in share])
-    weights = np.tile(lengths / 2, panels) * np.exp(-(nodes**2) / 2 * (1 - 1 / STRETCH**2))
-    return nodes, weights / weights.sum()
+    y = ((2 * np.arange(panels)[:, None] + points + 1) / panels - 1).ravel()
+    nodes = REACH * (SLOPE * y + (1 - SLOPE) * y**3)
+    weights = np.tile(lengths, panels) * np.exp(-(nodes**2) / 2) * (SLOPE + 3 * (1 - SLOPE) * y**2)
+    weights = weights / weights.sum()
+    return nodes / np.sqrt((weights * nodes**2).sum()), weights

@@ -56,9 +56,10 @@ class Stacked:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Unknown:
-    """A value that was not followed, and why."""
+    """A value that was not followed, why, and the primitive that stood in the way."""
 
     reason: str = dataclasses.field(metadata={"static": True})
+    primitive: str = dataclasses.field(default="", metadata={"static": True})
 
 
 Value = Held | Law | Stacked | Unknown
