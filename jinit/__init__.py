@@ -41,5 +41,6 @@ from jinit.report.report import diagnose as diagnose
 from jinit.report.thresholds import Thresholds as Thresholds
 from jinit.signals.measure import measure as measure
 from jinit.signals.moments import Moments as Moments
+from jinit.signals.predict import predict as predict
 from jinit.signals.records import Record as Record
 from jinit.signals.records import Records as Records

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from jinit._typing import Array, PyTree
 from jinit.jaxprs.sites import Site, Sites, find_sites
 from jinit.jaxprs.tracing import Program, check_call, split, trace
 from jinit.jaxprs.walk import Extras, Parts, walk
+from jinit.signals.given import Call, Variances, call_of
 from jinit.signals.laws.interpret import Interpreter, MomentRule
 from jinit.signals.laws.law import COTANGENT, WEIGHT, Law, average, normal, squared
 from jinit.signals.laws.values import INPUTS, PARAMS, Held, Stacked, Unknown, Value
@@ -26,8 +26,6 @@ from jinit.signals.records import Record, Records
 from jinit.signals.tap import tap
 
 CALLER = "jinit.predict(...)"
-
-Variances = Mapping[str, Any] | Callable[[str], Any]
 
 
 def predict(
@@ -45,10 +43,11 @@ def predict(
     $$q^{l+1} = n σ_w^2\, \mathbb E[φ(\sqrt{q^l} z)^2] + σ_b^2, \qquad
       c^{l+1} q^{l+1} = n σ_w^2\, \mathbb E[φ(u) φ(v)] + σ_b^2,$$
 
-    where `u` and `v` are the pre-activations of one unit for two examples, of correlation `c`. Cotangents obey
-    `E[δ²] ← n_out σ_w² E[φ'(z)²] E[δ²]`, if forward and backward weights are taken to be independent. `predict`
-    does this for the traced program of *any* model, running its own equations on quadrature nodes instead of
-    arrays. No table of activations or layers is behind it, and its cost does not depend on width or batch.
+    where `u` and `v` are the pre-activations of one unit for two examples, of correlation `c`. Cotangents
+    obey `E[δ²] ← n_out σ_w² E[φ'(z)²] E[δ²]`, if forward and backward weights are taken to be independent.
+    `predict` does this for the traced program of *any* model, running its own equations on quadrature nodes
+    instead of arrays. No table of activations or layers is behind it. Given shapes and variances its cost
+    does not depend on width or batch; given arrays, it takes their moments.
 
     Moments hold on average over draws of the weights, up to terms of order one over width. See the guide for
     where, and by how much, real networks differ.
@@ -61,13 +60,13 @@ def predict(
       backward: whether to predict cotangents and weight gradients too, for a standard normal cotangent at
         every floating output.
       rules: how a primitive of your own acts, or one without a rule: from primitive to
-        `rule([(mean, variance) of each operand], eqn)`, which gives `(mean, variance)` of each result. Entries of
-        the results are taken as independent and normal.
+        `rule([(mean, variance) of each operand], eqn)`, which gives `(mean, variance)` of each result, the
+        entries of which are taken as independent and normal.
 
     Returns:
       A function `(params, *inputs, **kwargs) -> records`, to be called as `apply` is; arrays may be
       `jax.ShapeDtypeStruct`s. An input without values is standard normal, a parameter without values needs
-      `weights`. `records` has the names of `measure`, and `Moments` of shape `[]`, or `[length]` inside a `scan`.
+      `weights`. `records` has the names of `measure`, and `Moments` of shape `[]`, or `[length]` in a `scan`.
 
     Raises:
       TypeError: `apply` is no function.
@@ -76,7 +75,7 @@ def predict(
 
     Example:
       >>> import flax.linen as nn, jax, jinit
-      >>> model = nn.Sequential([nn.Dense(512, kernel_init=nn.initializers.he_normal()), nn.relu, nn.Dense(10)])
+      >>> model = nn.Sequential([nn.Dense(512), nn.relu, nn.Dense(10)])
       >>> x = jax.ShapeDtypeStruct((64, 512), "float32")
       >>> params = jax.eval_shape(model.init, jax.random.key(0), x)
       >>> variances = lambda path: 2 / 512 if path.endswith("kernel") else 0.0
@@ -93,85 +92,15 @@ def predict(
     interpreter = Interpreter(dict(rules or {}))
 
     @functools.partial(jax.jit, static_argnums=0)
-    def run(call: _Call, arrays: list[Any], moments: list[Any]) -> Records:
+    def run(call: Call, arrays: list[Any], moments: list[Any]) -> Records:
         return _predict(apply, call, arrays, moments, interpreter, backward)
 
     def predicted(params: PyTree, *inputs: Any, **kwargs: Any) -> Records:
         signature, arrays = split(params, inputs, kwargs)
-        call, compact, moments = _call_of(signature, arrays, weights)
+        call, compact, moments = call_of(signature, arrays, weights, CALLER)
         return run(call, compact, moments)
 
     return predicted
-
-
-@dataclasses.dataclass(frozen=True)
-class _Call:
-    """What of a call is fixed when it is compiled.
-
-    Attributes:
-      signature: from `split`.
-      shapes: shape and dtype of each array.
-      given: for each array, whether its values are.
-      laws: for each array, whether it is a parameter whose law is named.
-    """
-
-    signature: Any
-    shapes: tuple[tuple[tuple[int, ...], Any], ...]
-    given: tuple[bool, ...]
-    laws: tuple[bool, ...]
-
-
-def _call_of(signature: Any, arrays: list[Any], weights: Variances | None) -> tuple[_Call, list[Any], list[Any]]:
-    from jinit.jaxprs.tracing import param_paths
-
-    paths = param_paths(signature, arrays)
-    if isinstance(weights, Mapping) and (extra := set(weights) - set(paths)):
-        must = "`weights` must name parameters by their paths"
-        raise ValueError(message(CALLER, must, f"{min(extra)!r}", f"The paths are {', '.join(paths[:5])}, …"))
-    moments: list[Any] = [_moments_for(path, weights) for path in paths]
-    moments += [None] * (len(arrays) - len(paths))
-    given = tuple(not isinstance(x, jax.ShapeDtypeStruct) for x in arrays)
-    for path, array, known, law in zip(paths, arrays, given, moments, strict=False):
-        if not known and law is None and jnp.issubdtype(array.dtype, jnp.floating):
-            must = "a parameter without values needs a variance in `weights`"
-            raise ValueError(message(CALLER, must, f"{path!r}", "Give it, or call with initialized parameters."))
-    shapes = tuple((tuple(np.shape(x)), x.dtype if hasattr(x, "dtype") else jnp.result_type(x)) for x in arrays)
-    laws = tuple(m is not None for m in moments)
-    use = [known and not law for known, law in zip(given, laws, strict=True)]
-    compact = [_compact(x) if u else None for x, u in zip(arrays, use, strict=True)]
-    return _Call(signature, shapes, given, laws), compact, moments
-
-
-def _moments_for(path: str, weights: Variances | None) -> tuple[Any, Any] | None:
-    if weights is None:
-        return None
-    found = weights.get(path) if isinstance(weights, Mapping) else weights(path)
-    if found is None:
-        return None
-    mean, variance = found if isinstance(found, tuple) else (0.0, found)
-    if not isinstance(variance, jax.core.Tracer) and not float(variance) >= 0:
-        must = "`weights` must give variances that are not negative"
-        raise ValueError(message(CALLER, must, f"{variance} for {path!r}"))
-    return mean, variance
-
-
-def _compact(x: Any) -> Any:
-    """The array, with one entry along axes where its entries repeat: zero biases are one number."""
-    if isinstance(x, jax.core.Tracer) or jax.dtypes.issubdtype(getattr(x, "dtype", float), jax.dtypes.extended):
-        return x
-    if np.ndim(x) == 0 or not np.size(x):
-        return x
-    for axis in range(np.ndim(x)):
-        if np.shape(x)[axis] > 1 and _repeats(x, axis):
-            x = x[tuple(slice(0, 1) if i == axis else slice(None) for i in range(np.ndim(x)))]
-    return x
-
-
-def _repeats(x: Any, axis: int) -> bool:
-    corner = np.asarray(x[tuple(slice(0, 2) for _ in range(np.ndim(x)))])  # most arrays differ here already
-    if not np.array_equal(np.take(corner, 0, axis), np.take(corner, 1, axis)):
-        return False
-    return bool(np.all(np.asarray(x) == np.take(np.asarray(x), [0], axis)))
 
 
 class _Keep:
@@ -202,7 +131,9 @@ class _Keep:
                 continue
             extras[index] = {
                 "output": jnp.zeros((*site.lengths, *site.output.shape), site.output.dtype),
-                "weight": jnp.zeros((*site.lengths, *weight.shape), weight.dtype) if inexact(weight) else None,
+                "weight": jnp.zeros((*site.lengths, *weight.shape), weight.dtype)
+                if inexact(weight)
+                else None,
             }
         return extras
 
@@ -235,7 +166,7 @@ def _signals(
 
 
 def _predict(
-    apply: Any, call: _Call, arrays: list[Any], moments: list[Any], interpreter: Interpreter, backward: bool
+    apply: Any, call: Call, arrays: list[Any], moments: list[Any], interpreter: Interpreter, backward: bool
 ) -> Records:
     avals = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in call.shapes]
     program = trace(apply, call.signature, avals, caller=CALLER)  # type: ignore[arg-type]
@@ -247,7 +178,10 @@ def _predict(
         return _signals(program, sites, arrays, cotangents, backward)
 
     closed, shapes = jax.make_jaxpr(signals, return_shape=True)(avals, cotangents)
-    values = [_value(i, call, x, m, len(program.paths)) for i, (x, m) in enumerate(zip(arrays, moments, strict=True))]
+    values = [
+        _value(i, call, x, m, len(program.paths))
+        for i, (x, m) in enumerate(zip(arrays, moments, strict=True))
+    ]
     values += [
         normal(0.0, 1.0, ("cotangent", i), c.shape, c.dtype, kind=COTANGENT) for i, c in enumerate(cotangents)
     ]
@@ -257,7 +191,8 @@ def _predict(
         for field, value in here.items():
             if isinstance(value, Unknown):
                 raise NotImplementedError(_refusal(value, field, site, program))
-        record = Record(**{k: _moments(v, len(site.lengths)) for k, v in here.items()})
+        fields: dict[str, Any] = {k: _moments(v, len(site.lengths)) for k, v in here.items()}
+        record = Record(**fields)
         records.update(dict.fromkeys(site.names, record))
     return records
 
@@ -277,13 +212,13 @@ def _line_of(jaxpr: Any, primitive: str) -> str:
             return source_of(eqn)
         inner = [p for v in eqn.params.values() for p in (v if isinstance(v, (tuple, list)) else [v])]
         for p in inner:
-            if hasattr(p, "eqns") or hasattr(p, "jaxpr"):
-                if found := _line_of(p, primitive):
-                    return found
+            holds = hasattr(p, "eqns") or hasattr(p, "jaxpr")
+            if holds and (found := _line_of(p, primitive)):
+                return found
     return ""
 
 
-def _value(index: int, call: _Call, array: Any, moments: Any, num_params: int) -> Value:
+def _value(index: int, call: Call, array: Any, moments: Any, num_params: int) -> Value:
     shape, dtype = call.shapes[index]
     if call.laws[index]:
         mean, variance = moments

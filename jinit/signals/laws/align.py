@@ -73,7 +73,7 @@ def level_moments(law: Law, levels: Levels) -> LevelMoments:
 
 
 def _level_means(law: Law, levels: Levels) -> list[Array]:
-    """Means conditional on no level, on the first, on the first two, …"""
+    """Means conditional on no level, on the first, on the first two, and so on."""
     means = [law.nodes]
     for level in reversed(range(len(levels))):
         here = [i for i, r in enumerate(law.roots) if level_of(r, levels) == level]
@@ -82,7 +82,12 @@ def _level_means(law: Law, levels: Levels) -> list[Array]:
 
 
 def canonical(
-    law: Law, levels: Levels, name: Hashable, moments: LevelMoments | None = None, *, linear: bool | None = None
+    law: Law,
+    levels: Levels,
+    name: Hashable,
+    moments: LevelMoments | None = None,
+    *,
+    linear: bool | None = None,
 ) -> Law:
     """The same law, or nearly, on one root for each level.
 
@@ -109,7 +114,7 @@ def canonical(
 
 
 def fewer_cotangents(law: Law, name: Hashable) -> Law:
-    """A gradient with one cotangent root for each level; its moments given the other roots stay as they are."""
+    """A gradient with one cotangent root for each level, and the same moments given its other roots."""
     ours = [i for i, r in enumerate(law.roots) if r.kind == COTANGENT]
     levels = limited({law.roots[i].axes for i in ours})
     means, x = [], law.nodes
@@ -169,7 +174,9 @@ def _with_moments(law: Law, levels: Levels, wanted: LevelMoments) -> Law:
         has = average(law, of=squared(after - before)).reshape(())
         tiny = jnp.asarray(jnp.finfo(has.dtype).tiny, has.dtype)
         out = out + (after - before) * jnp.sqrt(variance.astype(has.dtype) / jnp.maximum(has, tiny))
-    return dataclasses.replace(law, nodes=out)
+    # Where squares overflow, as those of what stands for minus infinity in a mask, shape alone is kept.
+    finite = jnp.isfinite(jnp.sum(jnp.stack(wanted.variances)) if wanted.variances else wanted.mean)
+    return dataclasses.replace(law, nodes=jnp.where(finite, out, law.nodes))
 
 
 def paired(laws: Sequence[Law], roots: Sequence[Root], name: Hashable) -> list[Law]:
@@ -186,7 +193,8 @@ def paired(laws: Sequence[Law], roots: Sequence[Root], name: Hashable) -> list[L
         members = [r for r in free if level_of(r, levels) == k]
         for j, root in enumerate(members):
             mass = jnp.cumsum(weights[root])
-            index[root] = k, jnp.searchsorted(mass / mass[-1], jnp.asarray(_sequence(count, j), mass.dtype))
+            at = jnp.searchsorted(mass / mass[-1], jnp.asarray(_sequence(count, j), mass.dtype))
+            index[root] = k, jnp.clip(at, 0, mass.size - 1)
     new = tuple(Root((name, "pair", k), axes) for k, axes in enumerate(levels))
     return [_indexed(law, index, new) for law in laws]
 
@@ -256,9 +264,10 @@ def maximum(law: Law, axes: Axes, name: Hashable, shape: Sequence[int], count: i
 
 
 def _quantiles(x: Array, weights: Array, share: Array) -> Array:
+    # Picked, not interpolated: between a value and what stands for minus infinity lies nothing.
     order = jnp.argsort(x)
     mass = jnp.cumsum(weights[order])
-    return jnp.interp(share, (mass - weights[order] / 2) / mass[-1], x[order])
+    return x[order[jnp.clip(jnp.searchsorted(mass / mass[-1], share), 0, x.size - 1)]]
 
 
 def chance_of_being_largest(law: Law, axes: Axes, count: int) -> Array:

@@ -88,8 +88,8 @@ def of_convolution(eqn: Any) -> Contraction:
         tap = channels + 1 + k
         maps[0][lhs[2 + k]], maps[1][rhs[2 + k]] = frozenset([out[2 + k], tap]), frozenset([tap])
         taps = taps_of(
-            signal[lhs[2 + k]], kernel[rhs[2 + k]], shape[out[2 + k]], p["window_strides"][k], p["padding"][k],
-            p["lhs_dilation"][k], p["rhs_dilation"][k],
+            signal[lhs[2 + k]], kernel[rhs[2 + k]], shape[out[2 + k]], p["window_strides"][k],
+            p["padding"][k], p["lhs_dilation"][k], p["rhs_dilation"][k],
         )  # fmt: skip
         counts[tap], squares[tap] = float(taps.mean()), float((taps**2).mean())
     free = frozenset(i for i in range(rank) if i != lhs[1]), frozenset([rhs[0]])
@@ -97,7 +97,13 @@ def of_convolution(eqn: Any) -> Contraction:
 
 
 def taps_of(
-    size: int, window: int, places: int, stride: int, padding: tuple[int, int], dilation: int, window_dilation: int
+    size: int,
+    window: int,
+    places: int,
+    stride: int,
+    padding: tuple[int, int],
+    dilation: int,
+    window_dilation: int,
 ) -> np.ndarray:
     """How many taps of a window meet an entry, rather than padding or a hole, at each place."""
     at = np.arange(places)[:, None] * stride + np.arange(window)[None] * window_dilation - padding[0]
@@ -105,12 +111,14 @@ def taps_of(
     return meets.sum(axis=1).astype(np.float64)
 
 
-def contract(a: Law, b: Law, how: Contraction, dtype: Any, name: Hashable, *, weight: int | None = None) -> Law:
+def contract(
+    a: Law, b: Law, how: Contraction, dtype: Any, name: Hashable, *, weight: int | None = None
+) -> Law:
     """The law of the contraction.
 
     With `x` and `y` independent, `z = Σ x y` over `n` terms has mean `n E[x] E[y]`, conditional on the roots
-    that do not vary along the sum. The products of the parts of `x` and `y` that do vary (Hoeffding) add up to
-    a normal each: variance `n E[x_S²] E[y_S²]`, shared by those entries of the result that share the roots.
+    that do not vary along the sum. Products of the parts of `x` and `y` that do vary (Hoeffding) add up to a
+    normal each: variance `n E[x_S²] E[y_S²]`, shared by those entries of the result that share the roots.
 
     Args:
       a: law of the first operand.
@@ -195,8 +203,10 @@ def _all_normal(mean: Law, spreads: dict[Axes, Array]) -> tuple[Law, dict[Axes, 
 
 def total(law: Law, axes: Axes, shape: Sequence[int], name: Hashable, *, keep: bool = False,
           counts: Mapping[int, float] | None = None) -> Law:  # fmt: skip
-    """The law of the sum over `axes`: by the law of large numbers its mean, given the roots it does not average,
-    and a normal remainder.
+    """The law of the sum over `axes`.
+
+    By the law of large numbers that is its mean, given the roots that it does not average, and a normal
+    remainder.
 
     Args:
       law: of the entries.
@@ -222,5 +232,3 @@ def total(law: Law, axes: Axes, shape: Sequence[int], name: Hashable, *, keep: b
         return out
     root = Root(name, left, COTANGENT if law.is_linear else SIGNAL, average=not keep)
     return plus_normal(out, spread_out, root, 64 if keep else 5)
-
-

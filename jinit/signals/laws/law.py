@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
@@ -25,7 +26,8 @@ class Root:
     Attributes:
       name: equal names and axes mean the same random variables.
       axes: axes of the array along which fresh independent copies stand; it is constant along the others.
-      kind: SIGNAL; WEIGHT, of a parameter; or COTANGENT, of which only two moments matter, since gradients are linear in it.
+      kind: SIGNAL; WEIGHT, of a parameter; or COTANGENT, of which only two moments matter, since gradients
+        are linear in it.
       average: whether it is what is left of an average over entries, to be forgotten where the average
         is broadcast back to what it was taken over.
     """
@@ -42,8 +44,8 @@ class Law:
     """The law of the entries of an array.
 
     An entry is a function of its roots, held as its values at a grid of nodes. Two entries share those roots
-    that do not vary along the axes in which their indices differ. So one grid holds the law of a single entry,
-    and the covariance of any two.
+    that do not vary along the axes in which their indices differ. So one grid holds the law of an entry, and
+    the covariance of any two.
 
     Attributes:
       nodes: values of the function, one axis for each root.
@@ -186,12 +188,14 @@ def spread_by_axes(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Axes, 
     Both are conditional on the roots that are not at positions `varying`, and keep all axes of the nodes.
     """
     order = sorted(varying, key=lambda i: (len(law.roots[i].axes), sorted(law.roots[i].axes)))
-    chain = all(law.roots[i].axes <= law.roots[j].axes for i, j in zip(order, order[1:], strict=False))
+    chain = all(law.roots[i].axes <= law.roots[j].axes for i, j in itertools.pairwise(order))
     found: dict[Axes, Array] = {}
     if not chain:
         parts = components(law, varying)
         for own, x in parts[1:]:
-            _add(found, frozenset().union(*(law.roots[i].axes for i in own)), average(law, varying, squared(x)))
+            _add(
+                found, frozenset().union(*(law.roots[i].axes for i in own)), average(law, varying, squared(x))
+            )
         return parts[0][1], found
     x = law.nodes  # with nested axes, what a root adds to those before it differs along its own
     for i in reversed(order):

@@ -19,7 +19,7 @@ AxisMap = Sequence[Axes]
 def relabelled(
     law: Law, axis_map: AxisMap, shape: Sequence[int], rename: Callable[[Root], Hashable] | None = None
 ) -> Law:
-    """`law` with its roots along other axes; `rename` gives new names to roots whose entries change places."""
+    """`law` with its roots along other axes; `rename` names roots anew whose entries change places."""
     real = all_axes(shape)
     roots = []
     for root in law.roots:
@@ -39,7 +39,9 @@ def squeezed(law: Law, dimensions: Sequence[int], shape: Sequence[int]) -> Law:
     """`squeeze`: axes of one entry leave."""
     kept = [i for i in range(len(law.shape)) if i not in dimensions]
     place = {axis: k for k, axis in enumerate(kept)}
-    return relabelled(law, [frozenset([place[i]] if i in place else ()) for i in range(len(law.shape))], shape)
+    return relabelled(
+        law, [frozenset([place[i]] if i in place else ()) for i in range(len(law.shape))], shape
+    )
 
 
 def transposed(law: Law, permutation: Sequence[int]) -> Law:
@@ -145,12 +147,16 @@ def gathered(law: Law, eqn: Any, name: Hashable) -> Law:
     axis_map, picked = [], set()
     for i, (size, whole) in enumerate(zip(sizes, law.shape, strict=True)):
         partial = size < whole
-        axis_map.append((frozenset([place[i]]) if i in place else frozenset()) | (batch if partial else frozenset()))
+        axis_map.append(
+            (frozenset([place[i]]) if i in place else frozenset()) | (batch if partial else frozenset())
+        )
         picked |= {i} if partial else set()
     return relabelled(law, axis_map, shape, lambda r: (r.name, name) if r.axes & picked else r.name)
 
 
-def mixture(parts: Sequence[Law], shares: Sequence[float], axes: Axes, shape: Sequence[int], name: Hashable) -> Law:
+def mixture(
+    parts: Sequence[Law], shares: Sequence[float], axes: Axes, shape: Sequence[int], name: Hashable
+) -> Law:
     """Entries of several laws side by side along `axes`, in these shares."""
     linear = any(p.is_linear for p in parts)
     parts = [forget_averages(as_float(p)) for p in parts]

@@ -10,11 +10,19 @@ from typing import Any
 import jax.numpy as jnp
 
 from jinit._typing import Array
-from jinit.signals.laws.align import LevelMoments, Levels, canonical, fewer_cotangents, level_moments, levels_of, paired
+from jinit.signals.laws.align import (
+    LevelMoments,
+    Levels,
+    canonical,
+    fewer_cotangents,
+    level_moments,
+    levels_of,
+    paired,
+)
 from jinit.signals.laws.law import COTANGENT, Law, Root, forget_averages, node_dtype
 
 # The largest grid to work on.
-LIMIT = 2**21
+LIMIT = 2**19
 # The largest grid of a signal to work on further.
 TIDY = 2**16
 MOST_COTANGENTS = 4
@@ -105,7 +113,11 @@ def _held(x: Array, dtype: Any) -> Array:
 
 def _exact(kind: str, laws: Sequence[Law]) -> Callable[[Levels], LevelMoments] | None:
     """Exact moments of a sum, difference or product of two laws that share no root."""
-    if kind not in ("add", "add_any", "sub", "mul") or len(laws) != 2 or set(laws[0].roots) & set(laws[1].roots):
+    if (
+        kind not in ("add", "add_any", "sub", "mul")
+        or len(laws) != 2
+        or set(laws[0].roots) & set(laws[1].roots)
+    ):
         return None
 
     def moments(levels: Levels) -> LevelMoments:

@@ -27,13 +27,13 @@ from jinit.signals.laws.law import (
     Root,
     all_axes,
     as_float,
+    average,
     constant,
     plus_normal,
     squared,
-    average,
 )
-from jinit.signals.laws.pointwise import cast, pointwise
 from jinit.signals.laws.moving import relabelled
+from jinit.signals.laws.pointwise import cast, pointwise
 
 Rule = Callable[[Any, list[Law], Hashable], list[Law]]
 
@@ -70,7 +70,9 @@ def _contracted_together(a: Law, b: Law, how: Contraction, aval: Any, name: Hash
     laws = [relabelled(x, m, wide) for x, m in zip((a, b), how.axes, strict=True)]
     (product,) = pointwise(lambda x, y: [x * y], laws, [shape], (name, "product"), "mul")
     return dataclasses.replace(
-        total(product, frozenset(how.counts), (*how.shape, *(1 for _ in how.counts)), name, counts=how.counts),
+        total(
+            product, frozenset(how.counts), (*how.shape, *(1 for _ in how.counts)), name, counts=how.counts
+        ),
         shape=how.shape,
     )
 
@@ -122,7 +124,9 @@ def _windows(eqn: Any) -> dict[int, float]:
 
 def _window_sum(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
     law, counts = as_float(laws[0]), _windows(eqn)
-    strided = frozenset(i for i, (m, n) in enumerate(zip(law.shape, eqn.outvars[0].aval.shape, strict=True)) if m != n)
+    strided = frozenset(
+        i for i, (m, n) in enumerate(zip(law.shape, eqn.outvars[0].aval.shape, strict=True)) if m != n
+    )
     axes = frozenset(counts)
     summed = total(law, axes, eqn.outvars[0].aval.shape, name, keep=True, counts=counts)
     return [moving.rearranged(summed, strided - axes, eqn.outvars[0].aval.shape, name)]
@@ -252,5 +256,3 @@ def elementwise(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
         return bind(eqn, same)
 
     return pointwise(run, laws, outs, name, eqn.primitive.name)
-
-

@@ -79,7 +79,7 @@ def as_law(value: Value, name: Hashable) -> Law | Unknown:
     x = value.array
     varying = tuple(i for i, n in enumerate(x.shape) if n > 1)
     dtype = value.dtype
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
         return Unknown("it is a random key")
     if not varying:
         return constant(x.reshape(()), value.shape, dtype)
@@ -88,7 +88,9 @@ def as_law(value: Value, name: Hashable) -> Law | Unknown:
     if not jnp.issubdtype(dtype, jnp.floating):
         size = min(x.size, 128)
         nodes = jnp.sort(x.reshape(-1))[_middles(x.size, size)].astype(node_dtype(dtype))
-        return _on_roots(value, nodes, (jnp.full(size, 1 / size, jnp.float32),), (Root(name, frozenset(varying)),))
+        return _on_roots(
+            value, nodes, (jnp.full(size, 1 / size, jnp.float32),), (Root(name, frozenset(varying)),)
+        )
     if 0 in varying and len(varying) > 1 and value.source != {PARAMS}:
         return _of_examples(value, varying, name)
     size = 8 if value.source == {PARAMS} else 64
@@ -170,7 +172,9 @@ def of_weight(value: Held, name: Hashable) -> Law:
     if x.size == 1:
         return constant(x.reshape(()), value.shape, value.dtype)
     nodes = jnp.mean(x) + jnp.std(x) * sign
-    return _on_roots(value, nodes, (weights,), (Root(name, frozenset(i for i, n in enumerate(x.shape) if n > 1)),))
+    return _on_roots(
+        value, nodes, (weights,), (Root(name, frozenset(i for i, n in enumerate(x.shape) if n > 1)),)
+    )
 
 
 def _of_mask(value: Held, varying: tuple[int, ...], name: Hashable) -> Law:
@@ -187,7 +191,9 @@ def _of_mask(value: Held, varying: tuple[int, ...], name: Hashable) -> Law:
     rows = min(share.size, 16)
     shares = jnp.sort(share)[_middles(share.size, rows)]
     roots = (Root((name, 0), frozenset(outer)), own)
-    return _on_roots(value, middle[None] < shares[:, None], (jnp.full(rows, 1 / rows, jnp.float32), even), roots)
+    return _on_roots(
+        value, middle[None] < shares[:, None], (jnp.full(rows, 1 / rows, jnp.float32), even), roots
+    )
 
 
 def _of_steps(value: Stacked, name: Hashable) -> Law | Unknown:
@@ -200,7 +206,8 @@ def _of_steps(value: Stacked, name: Hashable) -> Law | Unknown:
         return step if isinstance(step, Unknown) else Unknown("it is an array made in a loop")
     picked = np.unique(np.linspace(0, value.length - 1, min(value.length, STEPS)).round().astype(int))
     roots = [
-        dataclasses.replace(r, name=(r.name, name), axes=frozenset(a + 1 for a in r.axes) | {0}) for r in step.roots
+        dataclasses.replace(r, name=(r.name, name), axes=frozenset(a + 1 for a in r.axes) | {0})
+        for r in step.roots
     ]
     even = jnp.full(picked.size, 1 / picked.size, jnp.float32)
     return Law(
