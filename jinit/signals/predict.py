@@ -204,18 +204,18 @@ def _refusal(value: Unknown, field: str, site: Site, program: Program) -> str:
     return message(CALLER, must, got, "Give it one with `rules`, or measure with `jinit.measure`.")
 
 
-def _line_of(jaxpr: Any, primitive: str) -> str:
-    """The user's line of the first equation of this primitive, also inside of others."""
+def _line_of(jaxpr: Any, primitive: str) -> str | None:
+    """The user's line of the first equation of this primitive, also inside of others; or None."""
     jaxpr, _ = opened(jaxpr)
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == primitive:
             return source_of(eqn)
-        inner = [p for v in eqn.params.values() for p in (v if isinstance(v, (tuple, list)) else [v])]
-        for p in inner:
-            holds = hasattr(p, "eqns") or hasattr(p, "jaxpr")
-            if holds and (found := _line_of(p, primitive)):
-                return found
-    return ""
+        for param in eqn.params.values():
+            for inner in param if isinstance(param, (tuple, list)) else (param,):
+                holds = hasattr(inner, "eqns") or hasattr(inner, "jaxpr")
+                if holds and (found := _line_of(inner, primitive)) is not None:
+                    return found or source_of(eqn)  # a cached function does not know its lines
+    return None
 
 
 def _value(index: int, call: Call, array: Any, moments: Any, num_params: int) -> Value:

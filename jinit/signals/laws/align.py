@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,9 @@ Levels = tuple[Axes, ...]
 # Nodes for each level of the standard form, by the number of levels; the last level is an entry's own.
 SIZES = {0: (), 1: (128,), 2: (64, 256), 3: (16, 32, 64), 4: (8, 12, 12, 64)}
 # Points for each level when several roots are paired.
-POINTS = {0: (), 1: (1024,), 2: (128, 512), 3: (24, 32, 256), 4: (12, 16, 16, 128)}
+POINTS = {0: (), 1: (1024,), 2: (128, 512), 3: (24, 32, 256), 4: (8, 12, 16, 128)}
+# The same where gradients take part.
+FEW_POINTS = {0: (), 1: (1024,), 2: (64, 256), 3: (8, 16, 128), 4: (4, 8, 8, 64)}
 MOST = 4
 
 
@@ -50,12 +53,16 @@ def levels_of(*laws: Law) -> Levels:
 
 
 def limited(found: set[Axes]) -> Levels:
-    """At most four levels, of which the last holds all axes."""
+    """At most four levels, of which the last holds all axes.
+
+    The largest sets stay, so that what is dropped joins a set with few more axes: what two entries no longer
+    share are roots that many others share too.
+    """
     levels = sorted(found, key=lambda a: (len(a), sorted(a)))
     if not levels:
         return ()
     everything = frozenset[int]().union(*levels)
-    levels = [a for a in levels if a != everything][: MOST - 1]
+    levels = [a for a in levels if a != everything][-(MOST - 1) :]
     return (*levels, everything)
 
 
@@ -99,7 +106,7 @@ def canonical(
     roots = tuple(Root((name, i), axes, kind) for i, axes in enumerate(levels))
     sizes = SIZES[len(levels)]
     if _is_canonical(law, levels, kind, sizes) and moments is None:
-        return dataclasses.replace(law, roots=roots)
+        return dataclasses.replace(law, roots=roots, is_normal=False)
     moments = moments or level_moments(law, levels)
     if kind == COTANGENT:
         out = constant(moments.mean, law.shape, law.dtype)
@@ -110,7 +117,18 @@ def canonical(
     rules = [gaussian(n) for n in sizes]
     nodes = _nested_quantiles(flat, weights, [np.cumsum(w) - w / 2 for _, w in rules])
     own = tuple(jnp.asarray(w, nodes.dtype) for _, w in rules)
-    return _with_moments(dataclasses.replace(law, nodes=nodes, weights=own, roots=roots), levels, moments)
+    out = dataclasses.replace(law, nodes=nodes, weights=own, roots=roots, is_normal=False)
+    return _with_moments(out, levels, moments)
+
+
+def normal_sum(
+    moments: LevelMoments, levels: Levels, shape: Sequence[int], dtype: Any, name: Hashable
+) -> Law:
+    """A constant plus a normal for each level."""
+    out = dataclasses.replace(constant(moments.mean, shape, dtype), is_normal=True)
+    for i, (axes, variance) in enumerate(zip(levels, moments.variances, strict=True)):
+        out = plus_normal(out, variance, Root((name, i), axes), SIZES[len(levels)][i])
+    return out
 
 
 def fewer_cotangents(law: Law, name: Hashable) -> Law:
@@ -189,7 +207,8 @@ def paired(laws: Sequence[Law], roots: Sequence[Root], name: Hashable) -> list[L
     levels = limited({r.axes for r in free})
     weights = {r: w for law in laws for r, w in zip(law.roots, law.weights, strict=True)}
     index: dict[Root, tuple[int, Array]] = {}
-    for k, count in enumerate(POINTS[len(levels)]):
+    points = FEW_POINTS if any(r.kind == COTANGENT for r in roots) else POINTS
+    for k, count in enumerate(points[len(levels)]):
         members = [r for r in free if level_of(r, levels) == k]
         for j, root in enumerate(members):
             mass = jnp.cumsum(weights[root])
@@ -256,11 +275,15 @@ def maximum(law: Law, axes: Axes, name: Hashable, shape: Sequence[int], count: i
     _, mass = gaussian(size) if final else (None, np.full(size, 1 / size))
     share = jnp.asarray((np.cumsum(mass) - mass / 2) ** (1 / count), x.dtype)
     nodes = jnp.vectorize(lambda row: _quantiles(row, w, share), signature="(n)->(m)")(x)
+    if not final:
+        # Forgotten, it is what softmax subtracts: any number will do, if exponentials do not overflow.
+        middle = size // 2
+        nodes = nodes.at[..., middle].set(jnp.maximum(nodes[..., middle], jnp.max(x, axis=-1) - 40))
     left = frozenset().union(*(law.roots[i].axes for i in varying))
     root = Root(name, left, average=not final)
     weights = (*(law.weights[i] for i in rest), jnp.asarray(mass, x.dtype))
     roots = (*(law.roots[i] for i in rest), root)
-    return dataclasses.replace(law, nodes=nodes, weights=weights, roots=roots, shape=tuple(shape))
+    return Law(nodes, weights, roots, tuple(shape), law.dtype)
 
 
 def _quantiles(x: Array, weights: Array, share: Array) -> Array:
@@ -289,7 +312,10 @@ def chance_of_being_largest(law: Law, axes: Axes, count: int) -> Array:
         last = jnp.searchsorted(row[order], row, side="right") - 1
         high, low = mass[last], mass[first] - w[order][first]
         # Atoms share: the mean over the atom of F^(count-1) is (high^n - low^n) / (n (high - low)).
-        return (high**count - jnp.maximum(low, 0) ** count) / (count * (high - low))
+        atom = high > low  # in tails the mass of a node is lost in rounding
+        width = jnp.where(atom, high - low, jnp.ones_like(high))
+        mean = (high**count - jnp.maximum(low, 0) ** count) / (count * width)
+        return jnp.where(atom, mean, high ** (count - 1))
 
     out = jnp.vectorize(chances, signature="(n)->(n)")(flat).reshape(x.shape)
     return jnp.transpose(out, np.argsort([*rest, *varying]).tolist())

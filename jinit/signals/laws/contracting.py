@@ -43,6 +43,8 @@ class Contraction:
       shape: of the result.
       counts: number of terms of each summed index, a mean where padding makes it differ.
       squares: mean square of that number.
+      shared: for the tap of a window, the place it moves with and how many taps meet entries at both of two
+        places, on average.
     """
 
     axes: tuple[Sequence[Axes], Sequence[Axes]]
@@ -50,6 +52,7 @@ class Contraction:
     shape: tuple[int, ...]
     counts: Mapping[int, float]
     squares: Mapping[int, float]
+    shared: Mapping[int, tuple[int, float]] = dataclasses.field(default_factory=dict)
 
 
 def of_dot(eqn: Any) -> Contraction:
@@ -83,7 +86,7 @@ def of_convolution(eqn: Any) -> Contraction:
     maps[0][lhs[1]] = frozenset([channels] + ([out[1]] if grouped else []))
     maps[1][rhs[0]], maps[1][rhs[1]] = frozenset([out[1]]), frozenset([channels])
     counts = {channels: float(kernel[rhs[1]])}
-    squares = {channels: counts[channels] ** 2}
+    squares, shared = {channels: counts[channels] ** 2}, {}
     for k in range(rank - 2):
         tap = channels + 1 + k
         maps[0][lhs[2 + k]], maps[1][rhs[2 + k]] = frozenset([out[2 + k], tap]), frozenset([tap])
@@ -91,9 +94,11 @@ def of_convolution(eqn: Any) -> Contraction:
             signal[lhs[2 + k]], kernel[rhs[2 + k]], shape[out[2 + k]], p["window_strides"][k],
             p["padding"][k], p["lhs_dilation"][k], p["rhs_dilation"][k],
         )  # fmt: skip
-        counts[tap], squares[tap] = float(taps.mean()), float((taps**2).mean())
+        number = taps.sum(axis=1)
+        counts[tap], squares[tap] = float(number.mean()), float((number**2).mean())
+        shared[tap] = out[2 + k], float((taps.mean(axis=0) ** 2).sum())
     free = frozenset(i for i in range(rank) if i != lhs[1]), frozenset([rhs[0]])
-    return Contraction((maps[0], maps[1]), free, tuple(shape), counts, squares)
+    return Contraction((maps[0], maps[1]), free, tuple(shape), counts, squares, shared)
 
 
 def taps_of(
@@ -105,10 +110,10 @@ def taps_of(
     dilation: int,
     window_dilation: int,
 ) -> np.ndarray:
-    """How many taps of a window meet an entry, rather than padding or a hole, at each place."""
+    """Whether a tap meets an entry, rather than padding or a hole: `[place, tap]`, zeros and ones."""
     at = np.arange(places)[:, None] * stride + np.arange(window)[None] * window_dilation - padding[0]
     meets = (at >= 0) & (at <= (size - 1) * dilation) & (at % dilation == 0)
-    return meets.sum(axis=1).astype(np.float64)
+    return meets.astype(np.float64)
 
 
 def contract(
@@ -150,11 +155,20 @@ def contract(
         if weight is not None and not (own_a, own_b)[weight]:
             axes = all_axes(how.shape)
         value = _product((x, y), roots)
-        value = value * jnp.asarray(terms, value.dtype)
-        spreads[axes] = spreads[axes] + value if axes in spreads else value
+        # Two places share only those taps that padding leaves to both.
+        still_at = {k: how.shared[k] for k in summed & how.shared.keys() if how.shared[k][0] not in moving}
+        common = math.prod(both / how.counts[k] for k, (_, both) in still_at.items() if how.counts[k])
+        _add(spreads, axes, value * jnp.asarray(terms * common, value.dtype))
+        if common < 1:
+            places = frozenset(place for place, _ in still_at.values()) & all_axes(how.shape)
+            _add(spreads, axes | places, value * jnp.asarray(terms * (1 - common), value.dtype))
     squeezed = [dataclasses.replace(r, axes=frozenset(i for i in r.axes if i < rank)) for r in roots]
     law = Law(mean, weights_of(quiet, roots), tuple(squeezed), how.shape, jnp.dtype(dtype))
     return _normal_sum(law, spreads, name, linear=any(x.is_linear for x in laws))
+
+
+def _add(spreads: dict[Axes, Array], axes: Axes, variance: Array) -> None:
+    spreads[axes] = spreads[axes] + variance if axes in spreads else variance
 
 
 def _pairs(still: Any, moving: Any) -> list[Any]:
@@ -176,6 +190,7 @@ def _product(laws: Sequence[Law], roots: tuple[Root, ...]) -> Array:
 def _normal_sum(mean: Law, spreads: dict[Axes, Array], name: Hashable, *, linear: bool) -> Law:
     """`mean` plus a normal for each set of axes."""
     levels = limited(set(spreads))
+    mean = dataclasses.replace(mean, is_normal=not mean.roots)
     if linear or mean.nodes.size * math.prod(SIZES[len(levels)]) > TIDY:
         mean, spreads = _all_normal(mean, spreads)
         levels = limited(set(spreads))

@@ -35,6 +35,8 @@ def _run_held(eqn: Any, ins: Sequence[Held]) -> list[Value]:
     kind = eqn.primitive.name
     source = frozenset().union(*(x.source for x in ins))
     shapes = [v.aval.shape for v in eqn.outvars]
+    if kind == "pvary":  # nothing but a type, of a place that is not entered
+        return list(ins)
     if kind == "broadcast_in_dim" and len(ins) == 1:
         (x,), dims = ins, eqn.params["broadcast_dimensions"]
         place = dict(zip(dims, x.array.shape, strict=True))

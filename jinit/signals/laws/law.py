@@ -53,6 +53,7 @@ class Law:
       roots: the roots.
       shape: shape of the array that this is the law of.
       dtype: its dtype; nodes are held in at least float32.
+      is_normal: whether an entry is known to be a constant plus a normal for each root.
       origin: where in the program it was made, which tells equal laws from equal variables.
     """
 
@@ -61,6 +62,7 @@ class Law:
     roots: tuple[Root, ...] = dataclasses.field(metadata={"static": True})
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     dtype: Any = dataclasses.field(metadata={"static": True})
+    is_normal: bool = dataclasses.field(default=False, metadata={"static": True})
     origin: Hashable = dataclasses.field(default=None, metadata={"static": True})
 
     @property
@@ -99,9 +101,9 @@ def constant(value: Array, shape: Sequence[int], dtype: Any) -> Law:
 
 
 def rule(size: int, dtype: Any) -> tuple[Array, Array]:
-    """Nodes and weights for the standard normal, as arrays that no compiler computes ahead with."""
-    nodes, weights = (jnp.asarray(x, dtype) for x in gaussian(size))
-    return jax.lax.optimization_barrier((nodes, weights))
+    """Nodes and weights for the standard normal, as arrays."""
+    nodes, weights = gaussian(size)
+    return jnp.asarray(nodes, dtype), jnp.asarray(weights, dtype)
 
 
 def normal(
@@ -109,7 +111,7 @@ def normal(
     size: int = 128, kind: str = SIGNAL,
 ) -> Law:  # fmt: skip
     """Independent normal entries."""
-    law = constant(mean, shape, dtype)
+    law = dataclasses.replace(constant(mean, shape, dtype), is_normal=True)
     return plus_normal(law, variance, Root(name, all_axes(shape), kind), size)
 
 
@@ -140,12 +142,15 @@ def average(law: Law, over: Iterable[int] | None = None, of: Array | None = None
 def without(law: Law, positions: Iterable[int], nodes: Array) -> Law:
     """`law` with `nodes` that have one entry along the roots at these positions, those roots left out."""
     gone = tuple(positions)
+    if not gone:
+        return law
     kept = [i for i in range(len(law.roots)) if i not in gone]
     return dataclasses.replace(
         law,
         nodes=jnp.squeeze(nodes, gone),
         weights=tuple(law.weights[i] for i in kept),
         roots=tuple(law.roots[i] for i in kept),
+        is_normal=False,
     )
 
 

@@ -170,6 +170,7 @@ def mixture(
         weights=(share / share.sum(), *first.weights),
         roots=(Root((name, "part"), axes & all_axes(shape)), *first.roots),
         shape=tuple(shape),
+        is_normal=False,
     )
 
 
@@ -194,4 +195,6 @@ def padded(law: Law, value: Law, eqn: Any, name: Hashable) -> Law:
     share = jnp.asarray([kept, 1 - kept], jnp.float32)
     nodes = jnp.stack([law.nodes, jnp.broadcast_to(value.nodes.reshape(()), law.nodes.shape)])
     part = Root((name, "pad"), frozenset(axes) & all_axes(shape))
-    return dataclasses.replace(law, nodes=nodes, weights=(share, *law.weights), roots=(part, *roots))
+    return dataclasses.replace(
+        law, nodes=nodes, weights=(share, *law.weights), roots=(part, *roots), is_normal=False
+    )

@@ -17,12 +17,14 @@ from jinit.signals.laws.align import (
     fewer_cotangents,
     level_moments,
     levels_of,
+    normal_sum,
     paired,
 )
 from jinit.signals.laws.law import COTANGENT, Law, Root, forget_averages, node_dtype
 
-# The largest grid to work on.
-LIMIT = 2**19
+# The largest grid to work on. Kept small for another reason, too: programs compiled by XLA for CPU (jaxlib
+# 0.10.2) were seen to crash on grids of seven axes and 2**19 nodes or more.
+LIMIT = 2**18
 # The largest grid of a signal to work on further.
 TIDY = 2**16
 MOST_COTANGENTS = 4
@@ -43,11 +45,14 @@ def pointwise(
     """
     shape = outs[0].shape
     laws = [forget_averages(x) if x.size < math.prod(shape) else x for x in laws]
+    exact = _exact(kind, laws)
+    if exact and kind != "mul" and all(x.is_normal and not x.is_linear and x.roots for x in laws):
+        levels = levels_of(*laws)
+        return [normal_sum(exact(levels), levels, shape, outs[0].dtype, name)]
     if _grid(laws) > LIMIT and any(x.is_linear for x in laws):
         laws = [_alone(x) for x in laws]
     if _grid(laws) <= LIMIT:
         return [_tidied(x, (name, i)) for i, x in enumerate(_run(function, laws, outs))]
-    exact = _exact(kind, laws)
     results = _run(function, paired(laws, union(laws), name), outs)
     levels = levels_of(*results)
     return [

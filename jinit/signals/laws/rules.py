@@ -118,7 +118,7 @@ def _windows(eqn: Any) -> dict[int, float]:
         if window > 1:
             dilations = p.get("base_dilation", ones)[i], p.get("window_dilation", ones)[i]
             taps = taps_of(before[i], window, after[i], p["window_strides"][i], p["padding"][i], *dilations)
-            counts[i] = float(taps.mean())
+            counts[i] = float(taps.sum(axis=1).mean())
     return counts
 
 

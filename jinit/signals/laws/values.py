@@ -82,7 +82,8 @@ def as_law(value: Value, name: Hashable) -> Law | Unknown:
     if jnp.issubdtype(dtype, jax.dtypes.extended):
         return Unknown("it is a random key")
     if not varying:
-        return constant(x.reshape(()), value.shape, dtype)
+        one = x.reshape(-1)[0] if x.size else jnp.zeros((), dtype)  # an array without entries has any law
+        return constant(one, value.shape, dtype)
     if x.dtype == jnp.bool_:
         return _of_mask(value, varying, name)
     if not jnp.issubdtype(dtype, jnp.floating):
