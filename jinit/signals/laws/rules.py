@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from jinit._compat import bind
 from jinit.signals.laws import moving
-from jinit.signals.laws.align import chance_of_being_largest, maximum
 from jinit.signals.laws.contracting import (
     Contraction,
     contract,
@@ -21,6 +20,7 @@ from jinit.signals.laws.contracting import (
     taps_of,
     total,
 )
+from jinit.signals.laws.extremes import chance_of_being_largest, maximum
 from jinit.signals.laws.law import (
     COTANGENT,
     Law,
