@@ -142,17 +142,19 @@ MODELS = {
 }
 DRAWS = 8
 # Terms of order one over width, which no number of draws averages out: the narrowest layer has 64 channels.
-NARROW = 0.06
+NARROW = 4 / 64
 
 
 def disagreement(predicted: Any, measured: list[Any]) -> float:
-    """How far a prediction is from the mean over draws, in units of 4 standard errors and `NARROW`."""
+    """How far a prediction is from the mean over draws, in units of 3 standard errors and `NARROW`."""
     seen = np.array([float(m.second_moment) for m in measured])
-    room = 4 * seen.std(ddof=1) / len(seen) ** 0.5 + NARROW * seen.mean()
+    room = 3 * seen.std(ddof=1) / len(seen) ** 0.5 + NARROW * seen.mean()
     return abs(float(predicted.second_moment) - seen.mean()) / room
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", ["dropped", *(pytest.param(n, marks=pytest.mark.slow) for n in ("convolutions", "residual"))]
+)
 def test_agrees_with_measure(name):
     model, shape, options = MODELS[name]
     x = array(*shape, seed=7)

@@ -52,18 +52,20 @@ def levels_of(*laws: Law) -> Levels:
     return limited(found)
 
 
-def limited(found: set[Axes]) -> Levels:
+def limited(found: set[Axes], *, common: bool = True) -> Levels:
     """At most four levels, of which the last holds all axes.
 
     The largest sets stay, so that what is dropped joins a set with few more axes: what two entries no longer
-    share are roots that many others share too.
+    share are roots that many others share too. With `common` so does the smallest: what all examples share.
     """
     levels = sorted(found, key=lambda a: (len(a), sorted(a)))
     if not levels:
         return ()
     everything = frozenset[int]().union(*levels)
-    levels = [a for a in levels if a != everything][-(MOST - 1) :]
-    return (*levels, everything)
+    proper = [a for a in levels if a != everything]
+    if len(proper) >= MOST:
+        proper = [proper[0], *proper[-(MOST - 2) :]] if common else proper[-(MOST - 1) :]
+    return (*proper, everything)
 
 
 def level_of(root: Root, levels: Levels) -> int:

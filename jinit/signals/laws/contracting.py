@@ -164,7 +164,8 @@ def contract(
             _add(spreads, axes | places, value * jnp.asarray(terms * (1 - common), value.dtype))
     squeezed = [dataclasses.replace(r, axes=frozenset(i for i in r.axes if i < rank)) for r in roots]
     law = Law(mean, weights_of(quiet, roots), tuple(squeezed), how.shape, jnp.dtype(dtype))
-    return _normal_sum(law, spreads, name, linear=any(x.is_linear for x in laws))
+    linear = any(x.is_linear for x in laws)
+    return _normal_sum(law, spreads, name, linear=linear, common=weight is not None)
 
 
 def _add(spreads: dict[Axes, Array], axes: Axes, variance: Array) -> None:
@@ -187,13 +188,13 @@ def _product(laws: Sequence[Law], roots: tuple[Root, ...]) -> Array:
     return spread(laws[0], roots) * spread(laws[1], roots)
 
 
-def _normal_sum(mean: Law, spreads: dict[Axes, Array], name: Hashable, *, linear: bool) -> Law:
+def _normal_sum(mean: Law, spreads: dict[Axes, Array], name: Hashable, *, linear: bool, common: bool) -> Law:
     """`mean` plus a normal for each set of axes."""
-    levels = limited(set(spreads))
+    levels = limited(set(spreads), common=common)
     mean = dataclasses.replace(mean, is_normal=not mean.roots)
     if linear or mean.nodes.size * math.prod(SIZES[len(levels)]) > TIDY:
         mean, spreads = _all_normal(mean, spreads)
-        levels = limited(set(spreads))
+        levels = limited(set(spreads), common=common)
     kind = COTANGENT if linear else SIGNAL
     totals = [jnp.zeros((), mean.nodes.dtype)] * len(levels)
     for axes, variance in spreads.items():

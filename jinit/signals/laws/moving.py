@@ -175,7 +175,10 @@ def mixture(
 
 
 def concatenated(parts: Sequence[Law], axis: int, shape: Sequence[int], name: Hashable) -> Law:
-    """`concatenate`."""
+    """`concatenate`; pieces of one array, as in circular padding, are of one law."""
+    widest = max(parts, key=lambda p: p.shape[axis])
+    if widest.shape[axis] > 1 and all(p.nodes is widest.nodes for p in parts):
+        return rearranged(widest, frozenset([axis]), shape, name)
     return mixture(parts, [p.shape[axis] for p in parts], frozenset([axis]), shape, name)
 
 
