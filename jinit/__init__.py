@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from jinit import meanfield as meanfield
+from jinit.calibrate.calibration import Calibration as Calibration
+from jinit.calibrate.compromise import compromise as compromise
+from jinit.calibrate.equalize import equalize as equalize
+from jinit.calibrate.gradinit import gradinit as gradinit
+from jinit.calibrate.learn import LearnedScales as LearnedScales
+from jinit.calibrate.lsuv import lsuv as lsuv
+from jinit.calibrate.metainit import gradient_quotient as gradient_quotient
+from jinit.calibrate.metainit import metainit as metainit
 from jinit.flax import functional as functional
 from jinit.initializers._statistics import Check as Check
 from jinit.initializers.check import CheckReport as CheckReport
@@ -35,6 +44,18 @@ from jinit.initializers.structured import identity as identity
 from jinit.initializers.structured import sparse as sparse
 from jinit.initializers.variance_scaling import fan_in_uniform as fan_in_uniform
 from jinit.initializers.variance_scaling import variance_scaling as variance_scaling
+from jinit.plans.assignment import Assignment as Assignment
+from jinit.plans.assignment import Assignments as Assignments
+from jinit.plans.audit import audit as audit
+from jinit.plans.init import init as init
+from jinit.plans.patterns import role as role
+from jinit.plans.redraw import redraw as redraw
+from jinit.plans.redraw_units import redraw_units as redraw_units
+from jinit.plans.rules import Plan as Plan
+from jinit.plans.rules import plan as plan
+from jinit.plans.transfer import from_pretrained as from_pretrained
+from jinit.plans.transferred import Transfer as Transfer
+from jinit.plans.uses import WeightUse as WeightUse
 from jinit.report.finding import Finding as Finding
 from jinit.report.report import Report as Report
 from jinit.report.report import diagnose as diagnose
@@ -44,3 +65,15 @@ from jinit.signals.moments import Moments as Moments
 from jinit.signals.predict import predict as predict
 from jinit.signals.records import Record as Record
 from jinit.signals.records import Records as Records
+from jinit.spectra.jacobian import jacobian_spectrum as jacobian_spectrum
+from jinit.spectra.jacobian_law import JacobianLaw as JacobianLaw
+from jinit.spectra.jacobian_law import jacobian_law as jacobian_law
+from jinit.spectra.kernel_spectrum import KernelSpectrum as KernelSpectrum
+from jinit.spectra.kernel_spectrum import kernel_spectrum as kernel_spectrum
+from jinit.spectra.kernels import neural_tangent_kernel as neural_tangent_kernel
+from jinit.spectra.kernels import nngp_kernel as nngp_kernel
+from jinit.spectra.layers import LayerSpectra as LayerSpectra
+from jinit.spectra.layers import layer_spectra as layer_spectra
+from jinit.spectra.spectrum import Spectrum as Spectrum
+from jinit.spectra.weights import WeightSpectrum as WeightSpectrum
+from jinit.spectra.weights import weight_spectrum as weight_spectrum

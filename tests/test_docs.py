@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import operator
 import os
 import re
 import subprocess
@@ -16,19 +17,27 @@ import jinit
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+SUBMODULES = ("meanfield",)
 COMMAND = re.compile(r"^<!-- (.+) command -->\n```sh\n(.+)\n```$", re.MULTILINE)
 
 
 def public_names() -> list[str]:
-    hidden = (types.ModuleType, type(annotations))
-    return sorted(
-        name for name, value in vars(jinit).items() if name[0] != "_" and not isinstance(value, hidden)
-    )
+    """The names of `jinit`, and those of its public submodules with the name of the submodule in front."""
+
+    def names(module: types.ModuleType) -> list[str]:
+        hidden = (types.ModuleType, type(annotations))
+        return [
+            name for name, value in vars(module).items() if name[0] != "_" and not isinstance(value, hidden)
+        ]
+
+    inner = (f"{module}.{name}" for module in SUBMODULES for name in names(getattr(jinit, module)))
+    return sorted([*names(jinit), *inner])
 
 
 def documented(page: str) -> list[str]:
     """The names that an API page lists."""
-    return sorted(re.findall(r"^\.\. auto(?:function|class|data):: (\w+)$", page, re.MULTILINE))
+    names = re.findall(r"^\.\. auto(?:function|class|data):: ([\w.]+)$", page, re.MULTILINE)
+    return sorted(name.removeprefix("jinit.") for name in names)
 
 
 def flaws(doc: str | None) -> list[str]:
@@ -45,12 +54,12 @@ def blocks(page: str) -> list[str]:
 
 
 def test_there_are_public_names():
-    assert {"he_normal", "measure", "diagnose"} <= set(public_names())
+    assert {"he_normal", "measure", "diagnose", "meanfield.fixed_point"} <= set(public_names())
 
 
 @pytest.mark.parametrize("name", public_names())
 def test_docstring(name):
-    assert flaws(inspect.getdoc(getattr(jinit, name))) == []
+    assert flaws(inspect.getdoc(operator.attrgetter(name)(jinit))) == []
 
 
 def test_docstring_check_can_fail():

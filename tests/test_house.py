@@ -18,10 +18,12 @@ LEVELS = {
     "_": 0,
     "initializers": 1,
     "jaxprs": 1,
+    "meanfield": 2,
     "signals": 2,
     "plans": 2,
     "flax": 3,
     "calibrate": 3,
+    "spectra": 3,
     "report": 4,
     "jinit": 5,
 }
@@ -105,7 +107,10 @@ def too_long(path: Path, text: str) -> Complaints:
 
 
 def bad_surface(text: str) -> Complaints:
-    """`jinit/__init__.py` is a docstring, sorted `from jinit.x import y as y`, and `__version__`."""
+    """A public surface is a docstring, sorted `from jinit.x import y as y`, and `__version__`.
+
+    A public submodule is imported as `from jinit import x as x`, which sorts before all others.
+    """
     complaints, modules = [], []
     body = ast.parse(text).body
     if ast.get_docstring(ast.parse(text)) is None:
@@ -114,7 +119,7 @@ def bad_surface(text: str) -> Complaints:
         if isinstance(node, ast.ImportFrom) and node.module == "__future__":
             continue
         if isinstance(node, ast.ImportFrom):
-            modules.append(f"{'.' * node.level}{node.module}".replace("jinit.", ".", 1))
+            modules.append(f"{'.' * node.level}{node.module}.".replace("jinit.", ".", 1).rstrip(".") or ".")
             if not modules[-1].startswith(".") or any(alias.asname != alias.name for alias in node.names):
                 complaints.append(f"line {node.lineno}: not `from jinit.x import y as y`")
         elif not (isinstance(node, ast.Assign) and ast.unparse(node.targets) == "__version__"):
@@ -156,8 +161,9 @@ def test_every_file_is_seen():
     }
 
 
-def test_surface():
-    assert bad_surface((ROOT / "jinit/__init__.py").read_text()) == []
+@pytest.mark.parametrize("surface", ["jinit/__init__.py", "jinit/meanfield/__init__.py"])
+def test_surface(surface):
+    assert bad_surface((ROOT / surface).read_text()) == []
 
 
 LONG = "def f():\n" + "    x = 0\n" * FUNCTION_LINES
@@ -208,6 +214,7 @@ def test_no_check_fails_too_much(check, path, text):
         '"""Doc."""\nfrom jinit.a import b',
         '"""Doc."""\nfrom numpy import pi as pi',
         '"""Doc."""\nfrom jinit.b import y as y\nfrom jinit.a import x as x',
+        '"""Doc."""\nfrom jinit.b import y as y\nfrom jinit import a as a',
         '"""Doc."""\nimport jax',
         '"""Doc."""\nx = 1',
     ],

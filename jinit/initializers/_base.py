@@ -7,7 +7,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from jinit._errors import message
 from jinit._typing import Array, Key, Shape
 from jinit.initializers import _arguments as arguments
 from jinit.initializers._laws import Law
+
+Reads = Literal["nothing", "fans", "layout"]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -64,6 +66,49 @@ class Initializer:
     def variance(self, shape: Shape) -> float:
         """The exact variance of one entry, at a place drawn uniformly; for complex dtypes E|x - E x|^2."""
         return self._variance(self._checked(shape))
+
+    @property
+    def reads(self) -> Reads:
+        """What the law takes from the shape; `layout` is that of a kernel (…receptive field, in, out)."""
+        return "nothing"
+
+    def with_fans(self, fan_in: float, fan_out: float | None = None) -> Self:
+        """The initializer with these fans in place of those read from the shape; itself, if it reads none.
+
+        Args:
+          fan_in: the fan-in; a float, since that of a strided transposed convolution need not be whole.
+          fan_out: the fan-out; not needed where the variance does not depend on it.
+        """
+        del fan_in, fan_out
+        return self
+
+    def in_default_axes(self) -> Self:
+        """The initializer for a kernel (…receptive field, in, out), whatever axes it was made for."""
+        return self
+
+    def parted(self, shape: tuple[int, ...]) -> tuple[Self, tuple[Any, ...]]:
+        """What stays the same when only the scale changes, and the numbers that set the scale.
+
+        `template.joined(numbers)` draws what the initializer itself draws for this shape. The template is
+        hashable; the numbers may be traced.
+        """
+        del shape
+        names = self._numbers()
+        template = dataclasses.replace(self, dtype=None, **dict.fromkeys(names))
+        return template, tuple(getattr(self, name) for name in names)
+
+    def joined(self, numbers: tuple[Any, ...]) -> Self:
+        """The inverse of `parted`."""
+        return dataclasses.replace(self, **dict(zip(self._numbers(), numbers, strict=True)))
+
+    def _numbers(self) -> tuple[str, ...]:
+        """Names of the fields that set the scale."""
+        return ()
+
+    def check(self, shape: Shape, dtype: Any = None) -> None:
+        """Raises what a call with this shape and dtype would raise, without drawing anything."""
+        self._checked(shape)
+        self._result_dtype(self.dtype if dtype is None else dtype)
 
     def __repr__(self) -> str:
         return self.call or object.__repr__(self)

@@ -115,6 +115,8 @@ class Pointwise:
         double = jax.enable_x64(True) if self.precision is np.float64 else contextlib.nullcontext()
         with jax.ensure_compile_time_eval(), double:
             values = self.function(jnp.asarray(x, self.precision))
+            if isinstance(values, Tracer):  # as a jax.custom_jvp under jax.vmap is, even here
+                values = jax.jit(self.function)(jnp.asarray(x, self.precision))
             if checked:
                 self._check_result(values, x.shape)
             result = np.asarray(values)

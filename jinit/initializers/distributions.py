@@ -21,9 +21,12 @@ class RandomUniform(Initializer):
     low: Any
     high: Any
 
+    def _numbers(self):
+        return ("high",) if _is_zero(self.low) else ("low", "high")
+
     def _sample(self, key, shape, dtype, out_sharding):
         self._refuse_complex(dtype)
-        if not arguments.traced(self.low) and self.low == 0:
+        if _is_zero(self.low):
             return jax.nn.initializers.uniform(self.high)(key, shape, dtype, out_sharding)
         return jax.random.uniform(key, shape, dtype, self.low, self.high, out_sharding=out_sharding)
 
@@ -75,6 +78,9 @@ class RandomNormal(Initializer):
     stddev: Any
     centre: Any
 
+    def _numbers(self):
+        return ("stddev",) if _is_zero(self.centre) else ("stddev", "centre")
+
     def _sample(self, key, shape, dtype, out_sharding):
         return _shifted(jax.nn.initializers.normal(self.stddev)(key, shape, dtype, out_sharding), self.centre)
 
@@ -122,6 +128,9 @@ class RandomTruncatedNormal(Initializer):
     lower: Any
     upper: Any
     centre: Any
+
+    def _numbers(self):
+        return ("stddev",) if _is_zero(self.centre) else ("stddev", "centre")
 
     def _sample(self, key, shape, dtype, out_sharding):
         self._refuse_complex(dtype)
@@ -184,6 +193,11 @@ def truncated_normal(
 
 
 def _shifted(sample, centre):
-    if not arguments.traced(centre) and centre == 0:
+    if _is_zero(centre):
         return sample
     return sample + jnp.asarray(centre, sample.dtype)
+
+
+def _is_zero(value: Any) -> bool:
+    """Whether a number is known to be zero."""
+    return not arguments.traced(value) and value == 0

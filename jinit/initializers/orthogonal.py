@@ -27,6 +27,24 @@ class Orthogonal(Initializer):
     batch_axis: Axes
     preserve: str
 
+    @property
+    def reads(self):
+        """The layout: which axes are rows and columns."""
+        return "layout"
+
+    def in_default_axes(self):
+        """The columns last, and no stack."""
+        return dataclasses.replace(self, column_axis=-1, batch_axis=())
+
+    def parted(self, shape):
+        """The template, and the singular value."""
+        rows, columns, _ = self._matrix(shape)
+        value = self.scale * _growth(self.preserve, rows, columns) ** 0.5
+        return dataclasses.replace(self, scale=None, preserve="singular_values", dtype=None), (value,)
+
+    def _numbers(self):
+        return ("scale",)
+
     def _variance(self, shape):
         rows, columns, _ = self._matrix(shape)
         if 0 in shape:
@@ -156,6 +174,24 @@ class DeltaOrthogonal(Initializer):
     """An orthogonal matrix at the centre of a kernel (…spatial, in, out), zeros around it."""
 
     matrix: Orthogonal
+
+    @property
+    def reads(self):
+        """The layout: which axes are rows and columns."""
+        return "layout"
+
+    def in_default_axes(self):
+        """The columns last."""
+        return dataclasses.replace(self, matrix=self.matrix.in_default_axes())
+
+    def parted(self, shape):
+        """The template and the number of the matrix."""
+        matrix, numbers = self.matrix.parted(shape[-2:])
+        return dataclasses.replace(self, matrix=matrix, dtype=None), numbers
+
+    def joined(self, numbers):
+        """The inverse of `parted`."""
+        return dataclasses.replace(self, matrix=self.matrix.joined(numbers))
 
     def _variance(self, shape):
         return 0.0 if 0 in shape else self.matrix.variance(shape[-2:]) / math.prod(shape[:-2])

@@ -20,6 +20,29 @@ class Positive(Initializer):
 
     base: Initializer
 
+    @property
+    def reads(self):
+        """What the base reads."""
+        return self.base.reads
+
+    def with_fans(self, fan_in, fan_out=None):
+        """The initializer with these fans in place of those read from the shape."""
+        base = self.base.with_fans(fan_in, fan_out)
+        return dataclasses.replace(self, base=base, call=f"jinit.positive({base!r})")
+
+    def in_default_axes(self):
+        """The initializer as it is for a kernel (…receptive field, in, out)."""
+        return dataclasses.replace(self, base=self.base.in_default_axes())
+
+    def parted(self, shape):
+        """The template and the numbers of the base."""
+        base, numbers = self.base.parted(shape)
+        return dataclasses.replace(self, base=base, dtype=None), numbers
+
+    def joined(self, numbers):
+        """The inverse of `parted`."""
+        return dataclasses.replace(self, base=self.base.joined(numbers))
+
     def _check(self, shape):
         self.base._check(shape)
 

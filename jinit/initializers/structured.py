@@ -24,6 +24,14 @@ class Pattern(Initializer):
 
     scale: Any
 
+    @property
+    def reads(self):
+        """The layout: which axes are inputs and outputs."""
+        return "layout"
+
+    def _numbers(self):
+        return ("scale",)
+
     def _consumable(self, key):
         return key
 
@@ -48,6 +56,10 @@ class Identity(Pattern):
     """The identity matrix, one for each index of the batch axes."""
 
     batch_axis: Axes
+
+    def in_default_axes(self):
+        """No stack."""
+        return dataclasses.replace(self, batch_axis=())
 
     def _check(self, shape):
         batch = arguments.positions(self.caller, shape, batch_axis=self.batch_axis)["batch_axis"]
@@ -164,6 +176,22 @@ class Sparse(Initializer):
     in_axis: Axes
     out_axis: Axes
     batch_axis: Axes
+
+    @property
+    def reads(self):
+        """The layout: which axes are inputs and outputs."""
+        return "layout"
+
+    def in_default_axes(self):
+        """Inputs and outputs last, and no stack."""
+        return dataclasses.replace(self, in_axis=-2, out_axis=-1, batch_axis=())
+
+    def parted(self, shape):
+        """The places, and the deviation."""
+        return dataclasses.replace(self, stddev=None, dtype=None), (self._deviation(shape),)
+
+    def _numbers(self):
+        return ("stddev",)
 
     def _check(self, shape):
         fan_in = self._fan_in(shape)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jinit._errors import message
 from jinit.initializers import _arguments as arguments
 from jinit.initializers._arguments import Axes
 from jinit.initializers._base import Initializer, in_explicit_mesh, maker
@@ -25,37 +26,77 @@ _TRUNCATED_STDDEV = 0.87962566103423978  # of a standard normal truncated to (-2
 class VarianceScaling(Initializer):
     """Zero mean and variance `scale / fan`."""
 
-    scale: float
+    scale: Any
     mode: str
     distribution: str
     in_axis: Axes
     out_axis: Axes
     batch_axis: Axes
     groups: int = 1
+    fans: tuple[float, float | None] | None = None
+
+    @property
+    def reads(self):
+        """The fans."""
+        return "fans"
+
+    def with_fans(self, fan_in, fan_out=None):
+        """The initializer with these fans in place of those read from the shape."""
+        given = (fan_in, *(() if fan_out is None else (fan_out,)))
+        for name, fan in zip(("fan_in", "fan_out"), given, strict=False):
+            arguments.positive_number(self.caller, name, fan)
+        fans = (float(fan_in), None if fan_out is None else float(fan_out))
+        written = ", ".join(repr(fan) for fan in fans if fan is not None)
+        call = f"{self.call.partition('.with_fans(')[0]}.with_fans({written})"
+        return dataclasses.replace(self, fans=fans, call=call)
+
+    def parted(self, shape):
+        """The distribution alone, and the variance."""
+        plain = VarianceScaling(None, "fan_in", self.distribution, -2, -1, (), fans=(1.0, None))
+        return plain, (0.0 if 0 in shape else self.scale / self._fan(shape),)
+
+    def _numbers(self):
+        return ("scale",)
 
     def _variance(self, shape):
         return 0.0 if 0 in shape else float(self.scale / self._fan(shape))
 
     def _check(self, shape):
-        fans_of(self.caller, shape, self.in_axis, self.out_axis, self.batch_axis)
+        if self.fans is None:
+            fans_of(self.caller, shape, self.in_axis, self.out_axis, self.batch_axis)
+        elif self.fans[1] is None and self.mode != "fan_in":
+            must = f"`mode={self.mode!r}` needs a fan-out"
+            advice = "Give it as `.with_fans(fan_in, fan_out)`, or use a mode of the fan-in alone."
+            raise ValueError(message(self.caller, must, f"fan_in={self.fans[0]!r} alone", advice))
 
     def _fan(self, shape):
-        fan_in, fan_out = fans_of(self.caller, shape, self.in_axis, self.out_axis, self.batch_axis)
-        fan_out = fan_out / self.groups
+        if self.fans is None:
+            fan_in, fan_out = fans_of(self.caller, shape, self.in_axis, self.out_axis, self.batch_axis)
+            fan_out = fan_out / self.groups
+        else:
+            fan_in, fan_out = self.fans[0], self.fans[1] or math.nan
         average = {"fan_avg": (fan_in + fan_out) / 2, "fan_geo_avg": (fan_in * fan_out) ** 0.5}
         return {"fan_in": fan_in, "fan_out": fan_out, **average}[self.mode]
 
     def _sample(self, key, shape, dtype, out_sharding):
         axes = (self.in_axis, self.out_axis, self.batch_axis)
         scale, mode = self.scale, self.mode
-        if self.groups > 1:
+        sizes = (1,) * (2 - len(shape)) + shape  # JAX refuses vectors, whatever the axes
+        if self.fans is not None:  # every axis a batch axis: JAX then divides by a fan of 1
+            axes, scale, mode = ((), (), tuple(range(len(sizes)))), scale / self._fan(shape), "fan_in"
+        elif self.groups > 1:
             fan_in, _ = fans_of(self.caller, shape, *axes)
             scale, mode = scale * fan_in / self._fan(shape), "fan_in"
         build: Any = jax.nn.initializers.variance_scaling  # its types know no `str` for `mode`
         init = build(scale, mode, self.distribution, *axes)
+        if self.fans is not None and len(shape) < 2:
+            return in_explicit_mesh(lambda: init(key, sizes, dtype).reshape(shape), out_sharding)
         if jnp.issubdtype(dtype, jnp.complexfloating):
             return in_explicit_mesh(lambda: init(key, shape, dtype), out_sharding)
         return init(key, shape, dtype, out_sharding)
+
+    def _mean(self, shape):
+        return 0.0
 
     def _law(self, shape) -> Law:
         sigma = math.sqrt(self._variance(shape))

@@ -19,7 +19,7 @@ CONST, PARAMS, SIGNAL = range(3)
 AS_WEIGHT, AS_SIGNAL = 1, 2
 
 CONTRACTIONS = ("dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general")
-_NOISE = ("random_bits", "random_split", "random_wrap", "random_fold_in", "random_seed", "threefry2x32")
+NOISE = ("random_bits", "random_split", "random_wrap", "random_fold_in", "random_seed", "threefry2x32")
 # Entries move or are picked, and stay what they were.
 _MOVES = (
     "slice", "dynamic_slice", "gather", "concatenate", "pad", "dynamic_update_slice", "select_n",
@@ -113,13 +113,13 @@ def _forward(graph: Graph, flow: Flow, shapes: dict[int, tuple[int, ...]]) -> bo
     changed = False
     for node in graph.nodes:
         status = max((flow.status[i] for i in node.ins), default=CONST)
-        if node.kind in _NOISE or status == CONST:
+        if node.kind in NOISE or status == CONST:
             continue
         leaves = entries = frozenset()
         dotted, axes = False, 0
         if status == PARAMS:
             leaves = frozenset().union(*(flow.leaves[i] for i in node.ins))
-            entries = frozenset().union(*(flow.entries[i] for i in node.ins if _keeps(node, i, shapes)))
+            entries = frozenset().union(*(flow.entries[i] for p, i in enumerate(node.ins) if keeps(node, p)))
             dotted = contracts(node) or any(flow.dotted[i] for i in node.ins)
             axes = max(flow.axes[i] for i in node.ins) - (node.kind == "unstack") + (node.kind == "stack")
         for out in node.outs:
@@ -136,13 +136,13 @@ def _set(flow: Flow, value: int, facts: tuple[int, frozenset[int], frozenset[int
     return changed
 
 
-def _keeps(node: Node, value: int, shapes: dict[int, tuple[int, ...]]) -> bool:
+def keeps(node: Node, position: int) -> bool:
     """Whether the entries of an operand are the entries of the result."""
     if node.kind in _MOVES:
         return True
     if contracts(node) or len(node.outs) != 1:
         return False
-    return math.prod(shapes[value]) == math.prod(shapes[node.outs[0]])
+    return node.eqn.invars[position].aval.size == node.eqn.outvars[0].aval.size
 
 
 def _liveness(graph: Graph, flow: Flow) -> bool:

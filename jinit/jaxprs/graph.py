@@ -11,6 +11,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
 from jinit._compat import Literal, opened, primitives, scan_arity
 
 Address = tuple[int, ...]
@@ -54,6 +58,7 @@ class Graph:
       num_values: value ids are `0 … num_values - 1`.
       regions: what kind of enclosure each region is (`scan`, `while`, `cond`, `shard_map`,
         `unchecked_shard_map`, `custom`).
+      constants: id -> value, of the values that stand in the program.
     """
 
     nodes: list[Node] = dataclasses.field(default_factory=list)
@@ -61,18 +66,43 @@ class Graph:
     outputs: list[int] = dataclasses.field(default_factory=list)
     num_values: int = 0
     regions: dict[Address, str] = dataclasses.field(default_factory=dict)
+    constants: dict[int, Any] = dataclasses.field(default_factory=dict)
 
     def value(self) -> int:
         """A new value id."""
         self.num_values += 1
         return self.num_values - 1
 
+    @property
+    def numbers(self) -> dict[int, np.ndarray]:
+        """The constants that are single numbers, known while tracing."""
+        held = {i: c for i, c in self.constants.items() if not isinstance(c, Tracer)}
+        # By NumPy: under an outer jit a comparison with a JAX array would be traced.
+        return {i: np.asarray(c) for i, c in held.items() if _is_number(c)}
 
-def flatten(jaxpr: Any) -> Graph:
-    """The graph of a jaxpr."""
+    def constant(self, constant: Any) -> int:
+        """The id of a value that stands in the program."""
+        value = self.value()
+        self.constants[value] = constant
+        return value
+
+
+def _is_number(constant: Any) -> bool:
+    dtype = getattr(constant, "dtype", np.result_type(type(constant)) if np.isscalar(constant) else None)
+    number = dtype is not None and (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_))
+    return number and np.ndim(constant) == 0
+
+
+def flatten(jaxpr: Any, consts: Sequence[Any] = ()) -> Graph:
+    """The graph of a jaxpr.
+
+    Args:
+      jaxpr: closed or open.
+      consts: values of its `constvars`, if it does not hold them itself.
+    """
     graph = Graph()
     graph.inputs = [graph.value() for _ in jaxpr.invars]
-    graph.outputs = _Builder(graph).body(jaxpr, graph.inputs, (), (), ())
+    graph.outputs = _Builder(graph).body(jaxpr, graph.inputs, (), (), (), consts)
     return graph
 
 
@@ -81,15 +111,22 @@ class _Builder:
     graph: Graph
 
     def body(
-        self, jaxpr: Any, ins: Sequence[int], address: Address, region: Address, lengths: tuple[int, ...]
+        self,
+        jaxpr: Any,
+        ins: Sequence[int],
+        address: Address,
+        region: Address,
+        lengths: tuple[int, ...],
+        consts: Sequence[Any] = (),
     ) -> list[int]:
         """Lay out a jaxpr whose inputs are `ins`; returns its outputs."""
-        jaxpr, _ = opened(jaxpr)
+        jaxpr, held = opened(jaxpr)
         env: dict[Any, int] = dict(zip(jaxpr.invars, ins, strict=True))
         env.update((v, self.graph.value()) for v in jaxpr.constvars)
+        self.graph.constants.update(zip([env[v] for v in jaxpr.constvars], held or consts, strict=False))
 
         def read(atom: Any) -> int:
-            return self.graph.value() if isinstance(atom, Literal) else env[atom]
+            return self.graph.constant(atom.val) if isinstance(atom, Literal) else env[atom]
 
         for i, eqn in enumerate(jaxpr.eqns):
             outs = self.equation(eqn, [read(v) for v in eqn.invars], (*address, i), region, lengths)

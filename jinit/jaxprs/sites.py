@@ -85,9 +85,31 @@ class Sites:
     not_followed: dict[str, str]
 
 
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """What is known of a program by tracing: its graph, its dataflow, its sites.
+
+    Attributes:
+      graph: from `flatten`.
+      flow: from `analyse`.
+      layers: the node of every site.
+      sites: the sites.
+    """
+
+    graph: Graph
+    flow: Flow
+    layers: list[Node]
+    sites: Sites
+
+
 def find_sites(program: Program) -> Sites:
     """The sites of a traced program."""
-    graph = flatten(program.jaxpr)
+    return analyse_sites(program).sites
+
+
+def analyse_sites(program: Program) -> Analysis:
+    """The sites of a traced program, and what they were found from."""
+    graph = flatten(program.jaxpr, program.consts)
     flow = analyse(graph, _statuses(program))
     layers = [n for n in graph.nodes if is_layer(n, flow) and flow.live[n.outs[0]]]
     order = _Order(graph, layers)
@@ -95,7 +117,7 @@ def find_sites(program: Program) -> Sites:
     names = _names(program, leaves)
     sites = tuple(_site(graph, flow, order, *facts) for facts in zip(layers, leaves, names, strict=True))
     unused = tuple(p for p, v in zip(program.paths, graph.inputs, strict=False) if not flow.live[v])
-    return Sites(sites, unused, not_followed(program, graph, flow, layers))
+    return Analysis(graph, flow, layers, Sites(sites, unused, not_followed(program, graph, flow, layers)))
 
 
 def _statuses(program: Program) -> list[int]:

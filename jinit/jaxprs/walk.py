@@ -31,7 +31,16 @@ class Visitor(Protocol):
 
     `extra` is the pytree given to the walk for this site, or None. Parts are pytrees of sums: over the
     steps of a `while_loop`, the branches of a `cond` and the devices of a `shard_map` they add up.
+
+    Attributes:
+      rewrites: whether it changes values. Then functions with their own derivative are entered like any
+        other, and lose it: it would be that of the values as they were.
     """
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether it changes values."""
+        ...
 
     def enter(self, index: int, operands: list[Array], extra: PyTree) -> tuple[list[Array], PyTree]:
         """Sees the operands of the contraction; returns them, and a part."""
@@ -134,6 +143,8 @@ def _remat(walker: _Walker, eqn: Any, ins: list[Any], at: Address, extras: Extra
 
 def _custom(walker: _Walker, eqn: Any, ins: list[Any], at: Address, extras: Extras) -> Any:
     """The user's derivative survives: values come from the function itself, parts from a second look."""
+    if walker.visitor.rewrites:
+        return _call(walker, eqn, ins, at, extras)
     _, parts = walker.inner(called(eqn), (*at, 0))([lax.stop_gradient(x) for x in ins], {})
     return bind(eqn, ins), parts
 

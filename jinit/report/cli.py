@@ -1,4 +1,4 @@
-"""The command line: `jinit diagnose FILE.py:NAME` and `jinit demo`."""
+"""The command line: `jinit diagnose FILE.py:NAME`, `jinit audit FILE.py:NAME` and `jinit demo`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from jinit.plans.audit import audit
+from jinit.report.audit import AuditTable
 from jinit.report.load import UsageError, describe, load
 from jinit.report.report import Report, diagnose
 from jinit.report.table import NARROWEST
@@ -23,10 +25,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has printed its message
         return int(stop.code or 0)
     try:
-        return arguments.run(arguments)
+        status = arguments.run(arguments)
+        sys.stdout.flush()
     except UsageError as error:
         print(f"jinit: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_diagnose(
         commands.add_parser("diagnose", help="what is wrong with a network, and the line that mends it")
     )
+    _add_audit(commands.add_parser("audit", help="how each parameter is used, and if its fans are right"))
     demo = commands.add_parser(
         "demo", help="deep networks on digits, badly and well initialized, side by side"
     )
@@ -44,16 +52,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_diagnose(parser: argparse.ArgumentParser) -> None:
+def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.description = "Exit status 1 if a finding is severe, 2 if FILE.py:NAME can't be run, else 0."
     parser.add_argument(
         "target",
         metavar="FILE.py:NAME",
         help="NAME is, or is a function returning, (apply, params, inputs) or (Flax model, inputs)",
     )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON, nothing else")
-    parser.add_argument("--plot", metavar="PATH", type=Path, help="also write a figure: .png, .pdf or .svg")
+    parser.add_argument("--json", action="store_true", help="print JSON, nothing else")
     parser.add_argument("--width", metavar="N", type=_width, help=f"columns, at least {NARROWEST}")
+
+
+def _add_audit(parser: argparse.ArgumentParser) -> None:
+    _add_target(parser)
+    parser.add_argument("--abstract", action="store_true", help="draw no parameters: shapes alone, no gain")
+    parser.set_defaults(run=_audit)
+
+
+def _add_diagnose(parser: argparse.ArgumentParser) -> None:
+    _add_target(parser)
+    parser.add_argument("--plot", metavar="PATH", type=Path, help="also write a figure: .png, .pdf or .svg")
     parser.add_argument("--no-backward", action="store_true", help="leave out gradients")
     parser.set_defaults(run=_diagnose)
 
@@ -83,7 +101,17 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     return 1 if report.worst == "severe" else 0
 
 
-def _show(report: Report, arguments: argparse.Namespace) -> None:
+def _audit(arguments: argparse.Namespace) -> int:
+    apply, params, inputs = load(arguments.target, abstract=arguments.abstract)
+    try:
+        table = AuditTable(audit(apply)(params, *inputs))
+    except Exception as error:
+        raise UsageError(f"auditing {arguments.target} raised {describe(error)}") from error
+    _show(table, arguments)
+    return 1 if table.severe else 0
+
+
+def _show(report: Report | AuditTable, arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(report.to_dict(), indent=1, allow_nan=False))
     elif sys.stdout.isatty():

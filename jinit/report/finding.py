@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
+from jinit.plans.assignment import Assignment
 from jinit.report.rows import Row, merge_shared
 from jinit.report.thresholds import Thresholds
 from jinit.signals.survey import Survey
@@ -62,11 +64,13 @@ class Case:
       rows: every site at every loop step.
       survey: what `rows` came from, on the host.
       thresholds: when to speak up.
+      declared: what a plan gives each parameter, where the user named one.
     """
 
     rows: tuple[Row, ...]
     survey: Survey
     thresholds: Thresholds
+    declared: Mapping[str, Assignment] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def chain(self) -> tuple[Row, ...]:

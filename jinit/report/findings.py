@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jinit.report import numerics, trends, units
+from jinit.report import fans, numerics, trends, units
 from jinit.report.finding import SEVERITIES, Case, Finding
-from jinit.report.rows import Row
-from jinit.report.thresholds import Thresholds
-from jinit.signals.survey import Survey
 
 Rule = Callable[[Case], list[Finding]]
 
 # Causes before consequences: findings of equal severity are shown in this order.
 RULES: tuple[Rule, ...] = (
     units.symmetric_units,
+    fans.wrong_fan,
     trends.exploding_signal,
     trends.vanishing_signal,
     numerics.nonfinite,
@@ -48,9 +46,8 @@ _EXPLAINS: dict[str, frozenset[str]] = {
 }
 
 
-def find(rows: tuple[Row, ...], survey: Survey, thresholds: Thresholds) -> tuple[Finding, ...]:
+def find(case: Case) -> tuple[Finding, ...]:
     """All findings, the most severe first and causes before what follows from them."""
-    case = Case(rows, survey, thresholds)
     found = [finding for rule in RULES for finding in rule(case)]
     found = [finding for finding in found if not _explained(case, finding, found)]
     return tuple(sorted(found, key=lambda f: -SEVERITIES.index(f.severity)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from jinit.report.rows import Row
 
@@ -45,6 +46,37 @@ def fold(rows: Sequence[Row], flagged: Flagged, few: int = 24) -> list[Fold]:
         folds += [Fold(r.label, (r,), marked=True) for r in inside if (r.site, r.step) in flagged]
         place += period * times
     return folds
+
+
+def folded_names(
+    names: Sequence[str], alike: Callable[[int], object], few: int = 24
+) -> list[tuple[str, list[int]]]:
+    """The lines of a table of named things: `(name, positions)`, repeated groups that are alike as one.
+
+    Tables of at most `few` names stay as they are.
+    """
+    if len(names) <= few:
+        return [(name, [i]) for i, name in enumerate(names)]
+    lines: list[tuple[str, list[int]]] = []
+    place = 0
+    while place < len(names):
+        period, times = _repetition(list(names), place)
+        for offset in range(period):
+            group = [place + offset + period * k for k in range(times)]
+            for _, run in itertools.groupby(group, key=alike):
+                same = list(run)
+                lines.append((_common([names[i] for i in same]), same))
+        place += period * times
+    return lines
+
+
+def natural_order(name: str) -> tuple[tuple[str, int], ...]:
+    """A key to sort names by, the numbers in them as numbers.
+
+    >>> sorted(["layers_10/b", "layers_9/w", "layers_9/b"], key=natural_order)
+    ['layers_9/b', 'layers_9/w', 'layers_10/b']
+    """
+    return tuple((text, int(number or -1)) for text, number in re.findall(r"(\D*)(\d*)", name))
 
 
 def _repetition(labels: list[str], place: int, longest: int = 64) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import importlib.util
 import sys
 import traceback
@@ -24,8 +25,10 @@ class UsageError(Exception):
     """What was asked for on the command line can't be done; the text says why."""
 
 
-def load(target: str) -> Target:
+def load(target: str, *, abstract: bool = False) -> Target:
     """`(apply, params, inputs)` from `FILE.py:NAME`.
+
+    Of a linen model the parameters are drawn, or with `abstract` only their shapes are found.
 
     The folder of the file is on `sys.path` while the file is loaded and NAME is called, so that it can import
     what lies next to it.
@@ -35,7 +38,7 @@ def load(target: str) -> Target:
     """
     file, colon, name = target.rpartition(":")
     if not colon or not file or not name:
-        raise UsageError(f"expected FILE.py:NAME, got {target!r}. Example: jinit diagnose train.py:setup")
+        raise UsageError(f"expected FILE.py:NAME, got {target!r}. Example: train.py:setup")
     path = Path(file)
     if not path.is_file():
         raise UsageError(f"no such file: {file}{_close(path.name, _python_files(path.parent))}")
@@ -43,7 +46,7 @@ def load(target: str) -> Target:
         value = _named(_module(path), name, file)
         if isinstance(value, (types.FunctionType, types.MethodType)):
             value = _run(value, f"{name}() in {file}")
-        return _target(value, target)
+        return _target(value, target, abstract)
 
 
 def _python_files(folder: Path) -> list[str]:
@@ -67,7 +70,7 @@ def _importing_from(folder: Path) -> Iterator[None]:
 
 def _module(path: Path) -> types.ModuleType:
     # Registered, as dataclasses and pickles in it expect; the prefix keeps it from hiding another module.
-    name = f"_jinit_diagnose_{path.stem}"
+    name = f"_jinit_loaded_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} is not a Python file: its name must end in .py")
@@ -101,14 +104,14 @@ def _named(module: types.ModuleType, name: str, file: str) -> Any:
     raise UsageError(f"{file} has no name {name!r}{_close(name, names)}")
 
 
-def _target(value: Any, target: str) -> Target:
+def _target(value: Any, target: str, abstract: bool) -> Target:
     if not isinstance(value, tuple):
         hint = " A model alone has no inputs: return (model, inputs)." if _is_model(value) else ""
         raise UsageError(f"{target} is of type {type(value).__name__}. {_EXPECTED}.{hint}")
     if len(value) == 3 and callable(value[0]):
         return value[0], value[1], _tuple(value[2])
     if len(value) == 2 and _is_model(value[0]):
-        return _of_model(value[0], _tuple(value[1]))
+        return _of_model(value[0], _tuple(value[1]), abstract)
     kinds = ", ".join(type(item).__name__ for item in value)
     raise UsageError(f"{target} is the tuple ({kinds}). {_EXPECTED}.")
 
@@ -123,7 +126,7 @@ def _is_model(value: Any) -> bool:
     return isinstance(value, (linen.Module, nnx.Module))
 
 
-def _of_model(model: Any, inputs: tuple[Any, ...]) -> Target:
+def _of_model(model: Any, inputs: tuple[Any, ...], abstract: bool) -> Target:
     import jax
     from flax import nnx
 
@@ -132,5 +135,6 @@ def _of_model(model: Any, inputs: tuple[Any, ...]) -> Target:
 
         apply, params = functional(model)
         return apply, params, inputs
-    params = _run(lambda: model.init(jax.random.key(0), *inputs), f"init of {type(model).__name__}")
+    init = functools.partial(jax.eval_shape, model.init) if abstract else model.init
+    params = _run(lambda: init(jax.random.key(0), *inputs), f"init of {type(model).__name__}")
     return model.apply, params, inputs

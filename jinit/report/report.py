@@ -11,10 +11,14 @@ import jax
 from jax.core import Tracer
 
 from jinit._errors import message
-from jinit.report.finding import SEVERITIES, Finding, Severity
+from jinit.plans.audit import weight_uses
+from jinit.plans.rules import Plan
+from jinit.plans.uses import WeightUse
+from jinit.report.finding import SEVERITIES, Case, Finding, Severity
 from jinit.report.findings import find
 from jinit.report.rows import Row, rows_of
 from jinit.report.thresholds import Thresholds
+from jinit.signals.observe import Pass
 from jinit.signals.survey import Survey, survey
 
 
@@ -109,6 +113,7 @@ def diagnose(
     loss: Callable[[Any], Any] | None = None,
     key: Any = None,
     backward: bool = True,
+    plan: Plan | None = None,
     thresholds: Thresholds | None = None,
 ) -> Callable[..., Report]:
     """What is wrong with the signals of a network, where, how badly, and the line that mends it.
@@ -120,8 +125,9 @@ def diagnose(
         vanishing or exploding gradient    Σδ² over the first third against the last third
 
     further at units that are dead, saturated or equal to each other, examples that have become equal,
-    shifted means, NaN and infinity, numbers too small for their dtype, parameters without use, and what could
-    not be followed. A healthy network gives no finding.
+    weights whose scale goes by a fan that is not theirs, shifted means, NaN and infinity, numbers too small
+    for their dtype, parameters without use, and what could not be followed. A healthy network gives no
+    finding.
 
     Args:
       apply: pure function `(params, *inputs, **kwargs) -> outputs`, such as `model.apply` of a linen module;
@@ -130,6 +136,7 @@ def diagnose(
         cotangents enter at the outputs.
       key: key for these cotangents; `jax.random.key(0)` by default.
       backward: False leaves out gradients and all findings on them.
+      plan: the plan that the parameters were drawn by. Kernels whose scale is not what it gives are found.
       thresholds: a `jinit.Thresholds`, when to speak up.
 
     Returns:
@@ -138,6 +145,7 @@ def diagnose(
 
     Raises:
       TypeError: the returned function was called while tracing, as under `jax.jit`: a report needs numbers.
+      ValueError: `plan` is not one for these parameters.
 
     Example:
       >>> import jax, jax.numpy as jnp, jinit
@@ -157,23 +165,28 @@ def diagnose(
       Schoenholz et al., *Deep Information Propagation*, 2017 (examples that become equal).
     """
     limits = Thresholds() if thresholds is None else thresholds
-    surveyed = survey(apply, backward=backward, loss=loss, key=key)
+    surveyed = survey(apply, backward=backward, loss=loss, key=key, describe=_uses)
 
     def report(params: Any, *inputs: Any, **kwargs: Any) -> Report:
         _refuse_tracers((params, inputs, kwargs))
         _, found = surveyed(params, *inputs, **kwargs)
-        return report_of(found, limits)
+        return report_of(found, limits, plan)
 
     return report
 
 
-def report_of(found: Survey, thresholds: Thresholds) -> Report:
+def _uses(one_pass: Pass, arrays: list[Any]) -> tuple[WeightUse, ...]:
+    return weight_uses(one_pass.program, one_pass.analysis, arrays[: len(one_pass.program.paths)])
+
+
+def report_of(found: Survey, thresholds: Thresholds, plan: Plan | None = None) -> Report:
     """The report on a survey, fetched to the host all at once."""
     names = ("records", "units", "nonfinite_parameters", "nonfinite_outputs")
     host = jax.device_get({name: getattr(found, name) for name in names})
     local = dataclasses.replace(found, **host)
     rows = rows_of(local)
-    return Report(find(rows, local, thresholds), rows, thresholds)
+    declared = plan.assign(local.described) if plan is not None else {}
+    return Report(find(Case(rows, local, thresholds, declared)), rows, thresholds)
 
 
 def _refuse_tracers(values: Any) -> None:

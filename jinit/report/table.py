@@ -19,20 +19,25 @@ if TYPE_CHECKING:
     from jinit.report.report import Report
 
 NARROWEST = 60
-_STYLES = {"info": "cyan", "warning": "yellow", "severe": "bold red"}
-_MARKS = {"info": "·", "warning": "!", "severe": "‼"}
+STYLES = {"info": "cyan", "warning": "yellow", "severe": "bold red"}
+MARKS = {"info": "·", "warning": "!", "severe": "‼"}
 _BARS = "▁▂▃▄▅▆▇█"
 
 
 def render(report: Report, width: int | None = None) -> str:
     """Plain text of at most `width` columns."""
+    return text_of(lambda columns: renderables(report, columns), width)
+
+
+def text_of(renderables: Callable[[int], Iterator[Any]], width: int | None) -> str:
+    """What `rich` prints of some parts in so many columns; by default those of the terminal."""
     from rich.console import Console
 
     columns = shutil.get_terminal_size((100, 24)).columns if width is None else width
     columns = max(NARROWEST, columns)
     out = io.StringIO()
     console = Console(file=out, width=columns, color_system=None, force_terminal=False, legacy_windows=False)
-    for item in renderables(report, columns):
+    for item in renderables(columns):
         console.print(item)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
@@ -57,7 +62,7 @@ def _summary(report: Report) -> Any:
     if not counts:
         return text.append("nothing found", style="green")
     parts = [f"{counts[s]} {s}" for s in reversed(SEVERITIES) if counts[s]]
-    return text.append(", ".join(parts), style=_STYLES[report.worst or "info"])
+    return text.append(", ".join(parts), style=STYLES[report.worst or "info"])
 
 
 def _trends(report: Report, width: int) -> Iterator[Any]:
@@ -160,7 +165,7 @@ def _table(report: Report, width: int) -> Any:
 
     columns = [c for c in _COLUMNS if width >= c[2] and any(c[1](row) is not None for row in report.rows)]
     room = width - 8 * len(columns) - 1
-    prefix = _prefix([row.site for row in report.rows])
+    prefix = common_prefix([row.site for row in report.rows])
     table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False, header_style="bold")
     head = middle(f"  {prefix}…" if prefix else "  site", room)
     table.add_column(Text(f"\n{head}"), width=room, no_wrap=True)
@@ -175,8 +180,8 @@ def _table(report: Report, width: int) -> Any:
         row = line.rows[0]
         severity = severities.get((row.site, row.step), "") if len(line.rows) == 1 else ""
         label = ("└ " if line.marked else "") + line.label[len(prefix) :]
-        name = f"{_MARKS.get(severity, ' ')} {middle(label, room - 2)}"
-        for text, cells, style in _lines(name, line, columns, _STYLES.get(severity, "")):
+        name = f"{MARKS.get(severity, ' ')} {middle(label, room - 2)}"
+        for text, cells, style in _lines(name, line, columns, STYLES.get(severity, "")):
             table.add_row(Text(text, style=style), *(Text(cell, style=style) for cell in cells))
     return table
 
@@ -193,7 +198,7 @@ def _lines(name: str, line: Fold, columns: list[Column], style: str) -> Iterator
         yield "   … extreme", [compact(value) for value in extremes], "yellow"
 
 
-def _prefix(names: list[str]) -> str:
+def common_prefix(names: list[str]) -> str:
     """What all names begin with, up to a slash and short of a whole name; shown once, in the header."""
     folders = [name.split("/")[:-1] for name in names]
     shared = list(itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False)))
@@ -235,7 +240,7 @@ def _finding(finding: Finding, again: bool) -> Iterator[Any]:
     from rich.padding import Padding
     from rich.text import Text
 
-    style = _STYLES[finding.severity]
+    style = STYLES[finding.severity]
     head = Text("\n").append(finding.severity.upper(), style=style).append(f" {finding.kind}", style="bold")
     yield head.append(f"  {finding.label}") if finding.site else head
     yield Padding(Text(finding.evidence), (0, 0, 0, 2))

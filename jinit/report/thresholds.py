@@ -35,6 +35,10 @@ class Thresholds:
         one. He-scaled ReLU networks reach 44/depth², so 1e-3 only at depth 210; a network in the ordered
         phase gets there exponentially fast.
       collapse_severe: likewise; float32 sums keep about seven digits, bfloat16 sees equal rows.
+      fan_warning: factor by which the variance of a site's outputs is off, up or down, because a known rule
+        (LeCun, Glorot, He, 1/√n) was given the fan of the array's shape, not of its use. Under 2 is what
+        these rules differ by.
+      fan_severe: likewise; at 100 one layer is off by a factor of 10.
       mean_shift_warning: `|mean| / std` of the outputs of a site. Raised to `5/sqrt(units)` where that is
         more: zero-mean weights reach `1/sqrt(units)` by chance.
       mean_shift_severe: likewise; also the threshold for a shift that a bias, not the weights, explains.
@@ -67,6 +71,8 @@ class Thresholds:
     identical_severe: float = 0.5
     collapse_warning: float = 1e-3
     collapse_severe: float = 1e-5
+    fan_warning: float = 2.0
+    fan_severe: float = 100.0
     mean_shift_warning: float = 0.5
     mean_shift_severe: float = 5.0
 
@@ -81,7 +87,7 @@ class Thresholds:
                 )
         for name in ("signal", "gradient", "collapse"):
             self._ordered(f"{name}_severe", f"{name}_warning")
-        for name in ("dead", "saturated", "identical", "mean_shift"):
+        for name in ("dead", "saturated", "identical", "fan", "mean_shift"):
             self._ordered(f"{name}_warning", f"{name}_severe")
 
     def _ordered(self, low: str, high: str) -> None:

@@ -14,7 +14,7 @@ from jax import lax
 
 from jinit._errors import message
 from jinit._typing import Array, Key, PyTree, at_least_float32
-from jinit.jaxprs.sites import Site, Sites, find_sites
+from jinit.jaxprs.sites import Analysis, Site, Sites, analyse_sites
 from jinit.jaxprs.tracing import Program, Signature, trace
 from jinit.jaxprs.walk import Extras, Parts, walk
 from jinit.signals.moments import Moments
@@ -61,6 +61,7 @@ class _Taps:
 
     gauge: Gauge
     sites: tuple[Site, ...]
+    rewrites = False
 
     def enter(self, index: int, operands: list[Array], extra: PyTree) -> tuple[list[Array], PyTree]:
         site = self.sites[index]
@@ -119,12 +120,18 @@ class Pass:
     """One pass over a network: its program, its sites, and what the gauge found.
 
     Attributes:
+      analysis: the graph of the program, and its sites.
       found: for every site, what the gauge's methods returned, in one dict.
     """
 
     program: Program
-    sites: Sites
+    analysis: Analysis
     found: list[dict[str, Any]]
+
+    @property
+    def sites(self) -> Sites:
+        """All sites."""
+        return self.analysis.sites
 
 
 def observe(
@@ -140,7 +147,8 @@ def observe(
 ) -> tuple[PyTree, Pass]:
     """Trace `apply`, run it with a gauge at every site, and pull a cotangent back through it."""
     program = trace(apply, signature, arrays, caller=caller)
-    sites = find_sites(program)
+    analysis = analyse_sites(program)
+    sites = analysis.sites
     _check_params(program, sites, caller)
     taps = _Taps(gauge, sites.sites)
 
@@ -151,12 +159,12 @@ def observe(
         outs, parts = run({})
         back: Extras = {}
     else:
-        outs, back, parts = _pull(run, taps.probes(), program.out_tree, loss, key, caller)
+        outs, back, parts = pull_back(run, taps.probes(), program.out_tree, loss, key, caller)
     found = [_merge(parts, back, index) for index in range(len(sites.sites))]
-    return jax.tree.unflatten(program.out_tree, outs), Pass(program, sites, found)
+    return jax.tree.unflatten(program.out_tree, outs), Pass(program, analysis, found)
 
 
-def _pull(
+def pull_back(
     run: Callable[[Extras], tuple[list[Array], Parts]],
     probes: Extras,
     out_tree: Any,
@@ -164,6 +172,7 @@ def _pull(
     key: Key,
     caller: str,
 ) -> tuple[list[Array], Extras, Parts]:
+    """Outputs, gradients with respect to the probes, and parts of a run forward and back."""
     try:
         outs, pull, parts = jax.vjp(run, probes, has_aux=True)
         cotangents = (

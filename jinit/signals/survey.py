@@ -64,6 +64,8 @@ class Survey:
       nonfinite_parameters: path -> number of NaN or infinite entries, only those with any.
       zero_parameters: paths of the parameters that are zero in every entry.
       nonfinite_outputs: number of NaN or infinite entries in the outputs.
+      variances: path -> variance of the entries of a parameter.
+      described: what `describe` made of the pass.
       backward_error: empty, or why there is no backward pass in `records`.
     """
 
@@ -75,6 +77,8 @@ class Survey:
     nonfinite_parameters: dict[str, int]
     zero_parameters: tuple[str, ...]
     nonfinite_outputs: int
+    variances: dict[str, float] = dataclasses.field(default_factory=dict)
+    described: Any = None
     backward_error: str = ""
 
 
@@ -94,10 +98,12 @@ def survey(
     backward: bool = True,
     loss: Callable[[PyTree], Array] | None = None,
     key: Key | None = None,
+    describe: Callable[[Pass, list[Array]], Any] = lambda one_pass, arrays: None,
     caller: str = "jinit.diagnose(...)",
 ) -> Callable[..., tuple[PyTree, Survey]]:
     """`measure`, and the statistics of units, for a report.
 
+    `describe` may look at the pass while it is traced, and return hashable facts that tracing alone decides.
     Where no backward pass can be had, what was seen going forward is returned with the reason.
     """
     check_call(apply, caller=caller)
@@ -107,7 +113,7 @@ def survey(
         outputs, one_pass = observe(
             apply, signature, arrays, UnitGauge(), backward=backward, loss=loss, key=key, caller=caller
         )
-        return outputs, _found(one_pass, arrays)
+        return outputs, _found(one_pass, arrays, describe(one_pass, arrays))
 
     def surveyed(params: PyTree, *inputs: Any, **kwargs: Any) -> tuple[PyTree, Survey]:
         signature, arrays = split(params, inputs, kwargs)
@@ -135,7 +141,7 @@ def _forward_alone(
         raise error from None
 
 
-def _found(one_pass: Pass, arrays: list[Array]) -> _Found:
+def _found(one_pass: Pass, arrays: list[Array], described: Any) -> _Found:
     pairs = list(zip(one_pass.sites.sites, one_pass.found, strict=True))
     paths = one_pass.program.paths
     infos = tuple(_info(name, site, paths) for site, _ in pairs for name in site.names)
@@ -145,6 +151,7 @@ def _found(one_pass: Pass, arrays: list[Array]) -> _Found:
         tuple(site.names for site, _ in pairs),
         one_pass.sites.unused,
         tuple(one_pass.sites.not_followed.items()),
+        described,
     )
     return _Found(records_of(one_pass, arrays), units, facts)
 
@@ -182,7 +189,7 @@ def _survey(
     of_params, of_outputs = jax.device_get(
         (moments, [Moments.of(x) for x in jax.tree.leaves(outputs) if inexact(x)])
     )
-    infos, names, unused, not_followed = found.facts
+    infos, names, unused, not_followed, described = found.facts
     units = [units_of(u) for u in jax.device_get(found.units)]
     return Survey(
         records=found.records,
@@ -194,6 +201,8 @@ def _survey(
             p: int(m.nonfinite_count) for p, m in of_params.items() if m.nonfinite_count > 0
         },
         zero_parameters=tuple(p for p, m in of_params.items() if m.count > 0 and m.zero_count == m.count),
+        variances={p: float(m.variance) for p, m in of_params.items() if m.count > 0},
+        described=described,
         nonfinite_outputs=sum(int(m.nonfinite_count) for m in of_outputs),
         backward_error=backward_error,
     )

@@ -179,3 +179,9 @@ def test_for_activation():
     assert jinit.for_activation(jnp.tanh) == jinit.for_activation("tanh")
     grouped = jinit.for_activation("selu", "fan_avg", "uniform", groups=4)
     assert grouped.variance(shape) == pytest.approx(1 / ((64 + 8) / 2), rel=1e-6)
+
+
+def test_under_vmap_an_activation_with_its_own_derivative():
+    scales = jnp.array([1.0, 2.0])
+    gains = jax.vmap(lambda scale: scale * jinit.gain(jax.nn.relu))(scales)
+    np.testing.assert_allclose(gains, math.sqrt(2) * np.asarray(scales), rtol=2**-23)

@@ -47,6 +47,65 @@ def file(tmp_path):
     sys.modules.pop("helper_next_door", None)
 
 
+AUDITED = """
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+class Net(nn.Module):
+    features: int = 16
+
+    @nn.compact
+    def __call__(self, x):
+        self.param("idle", nn.initializers.zeros, (3,))
+        for _ in range(12):
+            x = jax.nn.relu(nn.Conv(16, (3, 3))(x))
+        return nn.ConvTranspose(self.features, (4, 4), strides=(2, 2))(x)
+
+def model():
+    return Net(), jnp.ones((1, 8, 8, 3))
+
+def severe():
+    return nn.ConvLocal(24, (3, 3)), jnp.ones((1, 12, 12, 16))
+"""
+
+
+@pytest.fixture
+def audited(tmp_path):
+    path = tmp_path / "audited_net.py"
+    path.write_text(AUDITED)
+    return str(path)
+
+
+def test_audit_names_every_parameter_and_what_is_off(audited, capsys):
+    assert main(["audit", f"{audited}:model", "--width", "100"]) == 0
+    out = capsys.readouterr().out
+    assert "27 parameters: 13 bias, 13 kernel, 1 unused" in out
+    assert max(map(len, out.splitlines())) <= 100
+    assert "Conv_{1…11}/kernel" in out  # like layers are one line, the first is not like them
+    (row,) = [line for line in out.splitlines() if "ConvTranspose_0/kernel" in line and "!" in line]
+    assert row.split()[-5:-1] == ["4×4×16×16", "64", "256", "1"]
+    assert "with a fan-in of 256" in out
+    assert "params/idle: no output depends on it" in out
+
+
+def test_audit_as_json(audited, capsys):
+    assert main(["audit", f"{audited}:model", "--json"]) == 0
+    uses = {use["path"]: use for use in json.loads(capsys.readouterr().out)["uses"]}
+    assert len(uses) == 27
+    wrong = uses["params/ConvTranspose_0/kernel"]
+    assert wrong["fan_in"] == 64.0
+    assert wrong["wrong_fan"] == {"rule": "LeCun's rule", "fan_in": 256.0, "factor": 0.25}
+    assert uses["params/Conv_1/kernel"]["wrong_fan"] is None
+
+
+def test_audit_of_shapes_alone(audited, capsys):
+    assert main(["audit", f"{audited}:severe", "--abstract", "--json"]) == 0
+    uses = json.loads(capsys.readouterr().out)["uses"]
+    assert {use["gain"] for use in uses} == {None}
+    assert main(["audit", f"{audited}:severe"]) == 1
+
+
 def test_exit_status_and_text(file, capsys):
     before = list(sys.path)
     assert main(["diagnose", f"{file}:good", "--width", "70"]) == 0

@@ -1,0 +1,119 @@
+"""The factor that gives an output its target variance, from one look at it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+from jax import lax
+
+from jinit._typing import Array, at_least_float32
+
+Axes = tuple[int, ...]
+_SEVERAL = 128  # entries side by side that make a sum along the other axes run at full speed
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """What rescaling does to an output; arrays broadcast against it, one entry for each factor.
+
+    Attributes:
+      factor: what the contraction is multiplied with; one where the target cannot be reached.
+      mean: mean of the contraction.
+      before: `(mean, variance)` of the output as it was.
+      after: `(mean, variance)` of the output rescaled.
+    """
+
+    factor: Array
+    mean: Array
+    before: tuple[Array, Array]
+    after: tuple[Array, Array]
+
+
+def solve(
+    x: Array, bias: Array | None, target: float | Array, axes: Axes, names: tuple[str, ...]
+) -> Solution:
+    """The factor `s` for which `s·x + b` has variance `target`.
+
+    With `V = Var x`, `C = Cov(x, b)` and `B = Var b` it is the larger root of `s²V + 2sC + B = target`.
+    Sums are taken about a first guess of the mean, from a few entries, so that a mean far from zero costs no
+    digits; and of numbers of order one, so that their squares neither vanish nor overflow.
+
+    Args:
+      x: the contraction, float32 or wider.
+      bias: what is added to it, broadcasting against `x`; None for nothing.
+      target: variance, a number or an array of no axes.
+      axes: axes of `x` that share a factor.
+      names: mapped axes that hold other entries of the same output.
+    """
+    few = lax.slice_in_dim(x, 0, min(4, x.shape[0]), axis=0) if x.ndim and 0 in axes else x
+    guess = _everywhere(_mean(few, axes), names)
+    size = _everywhere(_mean(jnp.abs(few), axes), names)
+    ordinary = (size == 0) | ((size > 1e-12) & (size < 1e12)) | ~jnp.isfinite(size)
+    unit = jnp.where(ordinary, jnp.ones_like(size), size)
+    d = (x - guess) / unit.astype(x.dtype)
+    square = _everywhere(_mean(_square(d), axes), names)
+    shared = tuple(i for i in axes if bias is None or bias.shape[i] == 1)
+    partial = _mean(d, shared)
+    mean = _everywhere(_mean(partial, axes), names)
+    variance = square - _square(mean)
+    zero = jnp.zeros_like(variance)
+    b_mean, b_variance, covariance = jnp.zeros_like(mean), zero, zero
+    if bias is not None:
+        b_mean = _everywhere(_mean(bias, axes), names)
+        centered = bias - b_mean
+        b_variance = _everywhere(_mean(_square(centered), axes), names)
+        products = jnp.real(jnp.conj(partial) * centered)
+        covariance = _everywhere(_mean(products, axes), names) * unit
+    constant = variance <= 1e-10 * (square + _square(guess / unit.astype(x.dtype)))
+    root = jnp.sqrt(jnp.square(covariance / unit) + variance * (target - b_variance))
+    factor = (root - covariance / unit) / (variance * unit)
+    valid = jnp.isfinite(factor) & (factor > 0) & ~constant
+    factor = jnp.where(valid, factor, jnp.ones_like(factor))
+    mean = mean * unit.astype(x.dtype) + guess
+    spread = jnp.sqrt(variance) * unit
+
+    def moments(s: Array) -> tuple[Array, Array]:
+        return s.astype(x.dtype) * mean + b_mean, jnp.square(s * spread) + 2 * s * covariance + b_variance
+
+    return Solution(factor, mean, moments(jnp.ones_like(factor)), moments(factor))
+
+
+def solve_centered(
+    x: Array, target: float | Array, axes: Axes, over: Axes, names: tuple[str, ...]
+) -> Solution:
+    """The factor `s` for which `s·(x − m)` has variance `target`, `m` being the mean over some axes."""
+    mean = _everywhere(_mean(x, over), names)
+    d = x - mean
+    square = _everywhere(_mean(_square(d), axes), names)
+    constant = square <= 1e-10 * _everywhere(_mean(_square(x), axes), names)
+    factor = jnp.sqrt(target / square)
+    factor = jnp.where(jnp.isfinite(factor) & ~constant, factor, jnp.ones_like(factor))
+    total = _mean(mean, axes)
+    before = square + _mean(_square(mean - total), axes)
+    after = jnp.zeros_like(total), jnp.square(factor) * square
+    return Solution(factor, mean, (total, before), after)
+
+
+def _everywhere(x: Array, names: tuple[str, ...]) -> Array:
+    return lax.pmean(x, names) if names else x
+
+
+def _square(x: Array) -> Array:
+    return jnp.square(jnp.real(x)) + jnp.square(jnp.imag(x)) if jnp.iscomplexobj(x) else jnp.square(x)
+
+
+def _mean(x: Array, axes: Axes) -> Array:
+    """Mean over axes, kept with size one.
+
+    Measured on CPU: a sum of floats to one number runs entry by entry. Summing the leading axes first keeps
+    many sums side by side, seven times faster for 256 × 512 entries.
+    """
+    last = max((k for k in range(x.ndim) if math.prod(x.shape[k:]) >= _SEVERAL), default=0)
+    first = tuple(i for i in axes if i < last)
+    rest = tuple(i for i in axes if i >= last)
+    count = math.prod(x.shape[i] for i in axes)
+    x = jnp.sum(x, axis=first, keepdims=True) if first else x
+    x = jnp.sum(x, axis=rest, keepdims=True) if rest else x
+    return x / jnp.asarray(max(count, 1), at_least_float32(x.dtype))

@@ -1,0 +1,1 @@
+"""Spectra of Jacobians, tangent kernels and weights, and what random-matrix theory says they should be."""
