@@ -2,8 +2,8 @@
 
     python -m experiments.predicted_moments docs/predicted_moments.svg
 
-A residual network of 50 blocks of width 256 with gelu, initialized at three scales. Dots are means of `measure`
-over 4 draws of the weights at every block, lines are `predict` from shapes and variances alone.
+A residual network of 50 blocks of width 256 with gelu, initialized at three scales. Dots are means of
+`measure` over 4 draws of the weights at every block, lines are `predict` from shapes and variances alone.
 """
 
 from __future__ import annotations

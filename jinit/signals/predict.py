@@ -106,6 +106,8 @@ def predict(
 class _Keep:
     """The visitor that returns what it sees; gradients with respect to its probes are cotangents."""
 
+    rewrites = False
+
     def __init__(self, sites: Sequence[Site]):
         self.sites = sites
 

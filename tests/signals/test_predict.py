@@ -152,9 +152,7 @@ def disagreement(predicted: Any, measured: list[Any]) -> float:
     return abs(float(predicted.second_moment) - seen.mean()) / room
 
 
-@pytest.mark.parametrize(
-    "name", ["dropped", *(pytest.param(n, marks=pytest.mark.slow) for n in ("convolutions", "residual"))]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in MODELS])
 def test_agrees_with_measure(name):
     model, shape, options = MODELS[name]
     x = array(*shape, seed=7)
