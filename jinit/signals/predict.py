@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,14 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinit._compat import opened, source_of
+from jinit._compat import not_tracing, opened, source_of
 from jinit._errors import message
 from jinit._typing import Array, PyTree
 from jinit.jaxprs.sites import Site, Sites, find_sites
 from jinit.jaxprs.tracing import Program, check_call, split, trace
 from jinit.jaxprs.walk import Extras, Parts, walk
 from jinit.signals.given import Call, Variances, call_of
+from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.interpret import Interpreter, MomentRule
+from jinit.signals.laws.loops import has_loop
 from jinit.signals.laws.law import COTANGENT, WEIGHT, Law, average, normal, squared
 from jinit.signals.laws.values import INPUTS, PARAMS, Held, Stacked, Unknown, Value
 from jinit.signals.moments import Moments
@@ -91,14 +94,24 @@ def predict(
     check_call(apply, caller=CALLER)
     interpreter = Interpreter(dict(rules or {}))
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def run(call: Call, arrays: list[Any], moments: list[Any]) -> Records:
-        return _predict(apply, call, arrays, moments, interpreter, backward)
+    runs: dict[Call, Callable[..., Records]] = {}
+
+    def run_of(call: Call) -> Callable[..., Records]:
+        if call in runs and not_tracing():
+            return runs[call]
+        traced = _traced(apply, call, backward)
+        run = functools.partial(_laws, traced, call, interpreter)
+        if not_tracing() and not traced.holds_tracers:
+            # What a loop does is compiled, all else would take far longer to compile than to do.
+            run = runs[call] = jax.jit(run) if has_loop(traced.closed) else run
+        return run
 
     def predicted(params: PyTree, *inputs: Any, **kwargs: Any) -> Records:
         signature, arrays = split(params, inputs, kwargs)
         call, compact, moments = call_of(signature, arrays, weights, CALLER)
-        return run(call, compact, moments)
+        with np.errstate(all="ignore"):
+            records = run_of(call)(compact, moments)
+        return jax.tree.map(jnp.asarray, records)
 
     return predicted
 
@@ -167,9 +180,32 @@ def _signals(
     return found
 
 
-def _predict(
-    apply: Any, call: Call, arrays: list[Any], moments: list[Any], interpreter: Interpreter, backward: bool
-) -> Records:
+@dataclasses.dataclass(frozen=True)
+class _Traced:
+    """What a call traces to, forward and backward.
+
+    Attributes:
+      program: the model.
+      sites: its sites.
+      cotangents: shapes and dtypes of what enters at its outputs.
+      closed: from its arrays and cotangents to the signals of every site.
+      structure: of those signals.
+    """
+
+    program: Program
+    sites: Sites
+    cotangents: list[Any]
+    closed: Any
+    structure: Any
+
+    @property
+    def holds_tracers(self) -> bool:
+        """Whether the model is made of values that are being traced outside."""
+        consts = (*self.program.consts, *opened(self.closed)[1])
+        return any(isinstance(c, jax.core.Tracer) for c in consts)
+
+
+def _traced(apply: Any, call: Call, backward: bool) -> _Traced:
     avals = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in call.shapes]
     program = trace(apply, call.signature, avals, caller=CALLER)  # type: ignore[arg-type]
     sites = find_sites(program)
@@ -180,14 +216,22 @@ def _predict(
         return _signals(program, sites, arrays, cotangents, backward)
 
     closed, shapes = jax.make_jaxpr(signals, return_shape=True)(avals, cotangents)
+    return _Traced(program, sites, cotangents, closed, jax.tree.structure(shapes))
+
+
+def _laws(
+    traced: _Traced, call: Call, interpreter: Interpreter, arrays: list[Any], moments: list[Any]
+) -> Records:
+    program, sites = traced.program, traced.sites
     values = [
         _value(i, call, x, m, len(program.paths))
         for i, (x, m) in enumerate(zip(arrays, moments, strict=True))
     ]
     values += [
-        normal(0.0, 1.0, ("cotangent", i), c.shape, c.dtype, kind=COTANGENT) for i, c in enumerate(cotangents)
+        normal(0.0, 1.0, ("cotangent", i), c.shape, c.dtype, kind=COTANGENT)
+        for i, c in enumerate(traced.cotangents)
     ]
-    found = jax.tree.unflatten(jax.tree.structure(shapes), interpreter.inner(closed, values, ()))
+    found = jax.tree.unflatten(traced.structure, interpreter.inner(traced.closed, values, ()))
     records = Records()
     for site, here in zip(sites.sites, found, strict=True):
         for field, value in here.items():
@@ -250,13 +294,13 @@ def _of_law(law: Law) -> Moments:
     x = law.nodes if jnp.issubdtype(law.nodes.dtype, jnp.inexact) else law.nodes.astype(jnp.float32)
 
     def total(values: Array) -> Array:
-        return average(law, of=values).reshape(()) * jnp.asarray(law.size, values.dtype)
+        return average(law, of=values).reshape(()) * xp.asarray(law.size, values.dtype)
 
-    real = jnp.real(x).dtype
+    real = xp.real(x).dtype
     return Moments(
         total=total(x),
         total_square=total(squared(x)),
         zeros=total((x == 0).astype(real)),
-        nonfinite_count=total((~jnp.isfinite(x)).astype(real)),
+        nonfinite_count=total((~xp.isfinite(x)).astype(real)),
         size=law.size,
     )

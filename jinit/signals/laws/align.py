@@ -7,11 +7,11 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jinit._typing import Array
+from jinit.signals.laws.arrays import each, xp
 from jinit.signals.laws.law import (
     COTANGENT,
     SIGNAL,
@@ -118,7 +118,7 @@ def canonical(
     flat, weights = _by_level(law, levels)
     rules = [gaussian(n) for n in sizes]
     nodes = _nested_quantiles(flat, weights, [np.cumsum(w) - w / 2 for _, w in rules])
-    own = tuple(jnp.asarray(w, nodes.dtype) for _, w in rules)
+    own = tuple(xp.asarray(w, nodes.dtype) for _, w in rules)
     out = dataclasses.replace(law, nodes=nodes, weights=own, roots=roots, is_normal=False)
     return _with_moments(out, levels, moments)
 
@@ -159,10 +159,10 @@ def _is_canonical(law: Law, levels: Levels, kind: str, sizes: tuple[int, ...]) -
 def _by_level(law: Law, levels: Levels) -> tuple[Array, list[Array]]:
     """Nodes with one axis for each level, and the weights of each."""
     groups = [[i for i, r in enumerate(law.roots) if level_of(r, levels) == k] for k in range(len(levels))]
-    x = jnp.transpose(law.nodes, [i for group in groups for i in group])
+    x = xp.transpose(law.nodes, [i for group in groups for i in group])
     weights = []
     for group in groups:
-        w = jnp.ones((1,), law.nodes.dtype)
+        w = xp.ones((1,), law.nodes.dtype)
         for i in group:
             w = (w[:, None] * law.weights[i].astype(w.dtype)[None]).reshape(-1)
         weights.append(w)
@@ -176,27 +176,27 @@ def _nested_quantiles(x: Array, weights: list[Array], shares: list[np.ndarray]) 
     by = x
     for w in reversed(weights[1:]):
         by = by @ w
-    order = jnp.argsort(by)
-    mass = jnp.cumsum(weights[0][order])
+    order = xp.argsort(by)
+    mass = xp.cumsum(weights[0][order])
     middle = (mass - weights[0][order] / 2) / mass[-1]
-    share = jnp.asarray(shares[0], x.dtype)
+    share = xp.asarray(shares[0], x.dtype)
     if len(weights) == 1:
-        return jnp.interp(share, middle, x[order])
-    picked = x[order[jnp.clip(jnp.searchsorted(mass / mass[-1], share), 0, by.size - 1)]]
-    return jax.vmap(lambda row: _nested_quantiles(row, weights[1:], shares[1:]))(picked)
+        return xp.interp(share, middle, x[order])
+    picked = x[order[xp.clip(xp.searchsorted(mass / mass[-1], share), 0, by.size - 1)]]
+    return each(lambda row: _nested_quantiles(row, weights[1:], shares[1:]), picked)
 
 
 def _with_moments(law: Law, levels: Levels, wanted: LevelMoments) -> Law:
     """Scale and shift, level by level."""
     means = _level_means(law, levels)
-    out = jnp.broadcast_to(wanted.mean.astype(law.nodes.dtype), means[0].shape)
+    out = xp.broadcast_to(wanted.mean.astype(law.nodes.dtype), means[0].shape)
     for after, before, variance in zip(means[1:], means, wanted.variances, strict=False):
         has = average(law, of=squared(after - before)).reshape(())
-        tiny = jnp.asarray(jnp.finfo(has.dtype).tiny, has.dtype)
-        out = out + (after - before) * jnp.sqrt(variance.astype(has.dtype) / jnp.maximum(has, tiny))
+        tiny = xp.asarray(jnp.finfo(has.dtype).tiny, has.dtype)
+        out = out + (after - before) * xp.sqrt(variance.astype(has.dtype) / xp.maximum(has, tiny))
     # Where squares overflow, as those of what stands for minus infinity in a mask, shape alone is kept.
-    finite = jnp.isfinite(jnp.sum(jnp.stack(wanted.variances)) if wanted.variances else wanted.mean)
-    return dataclasses.replace(law, nodes=jnp.where(finite, out, law.nodes))
+    finite = xp.isfinite(xp.sum(xp.stack(wanted.variances)) if wanted.variances else wanted.mean)
+    return dataclasses.replace(law, nodes=xp.where(finite, out, law.nodes))
 
 
 def paired(laws: Sequence[Law], roots: Sequence[Root], name: Hashable) -> list[Law]:
@@ -213,9 +213,9 @@ def paired(laws: Sequence[Law], roots: Sequence[Root], name: Hashable) -> list[L
     for k, count in enumerate(points[len(levels)]):
         members = [r for r in free if level_of(r, levels) == k]
         for j, root in enumerate(members):
-            mass = jnp.cumsum(weights[root])
-            at = jnp.searchsorted(mass / mass[-1], jnp.asarray(_sequence(count, j), mass.dtype))
-            index[root] = k, jnp.clip(at, 0, mass.size - 1)
+            mass = xp.cumsum(weights[root])
+            at = xp.searchsorted(mass / mass[-1], xp.asarray(_sequence(count, j), mass.dtype))
+            index[root] = k, xp.clip(at, 0, mass.size - 1)
     new = tuple(Root((name, "pair", k), axes) for k, axes in enumerate(levels))
     return [_indexed(law, index, new) for law in laws]
 
@@ -239,10 +239,10 @@ def _indexed(law: Law, index: dict[Root, tuple[int, Array]], new: tuple[Root, ..
             at.append(points.reshape([-1 if k == level else 1 for k in used] + [1] * len(stay)))
         else:
             shape = [1] * len(used) + [-1 if k == i else 1 for k in stay]
-            at.append(jnp.arange(law.nodes.shape[i]).reshape(shape))
+            at.append(xp.arange(law.nodes.shape[i]).reshape(shape))
     counts = [next(p.size for k, p in index.values() if k == level) for level in used]
-    dtype = jnp.float32 if not jnp.issubdtype(law.nodes.dtype, jnp.inexact) else jnp.real(law.nodes).dtype
-    even = tuple(jnp.full(n, 1 / n, dtype) for n in counts)
+    dtype = jnp.float32 if not jnp.issubdtype(law.nodes.dtype, jnp.inexact) else xp.real(law.nodes).dtype
+    even = tuple(xp.full(n, 1 / n, dtype) for n in counts)
     return dataclasses.replace(
         law,
         nodes=law.nodes[tuple(at)] if at else law.nodes,

@@ -12,6 +12,7 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.align import SIZES, limited
+from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.law import (
     COTANGENT,
     SIGNAL,
@@ -145,7 +146,7 @@ def contract(
         means.append(mean)
         variances.append({axes: without(law, varying, v) for axes, v in found.items()})
     roots = union(quiet)
-    mean = _product(quiet, roots) * jnp.asarray(math.prod(how.counts.values()), quiet[0].nodes.dtype)
+    mean = _product(quiet, roots) * xp.asarray(math.prod(how.counts.values()), quiet[0].nodes.dtype)
     still = [{frozenset[int](): dataclasses.replace(q, nodes=squared(q.nodes))} for q in quiet]
     spreads: dict[Axes, Array] = {}
     for (own_a, x), (own_b, y) in _pairs(still, variances):
@@ -158,10 +159,10 @@ def contract(
         # Two places share only those taps that padding leaves to both.
         still_at = {k: how.shared[k] for k in summed & how.shared.keys() if how.shared[k][0] not in moving}
         common = math.prod(both / how.counts[k] for k, (_, both) in still_at.items() if how.counts[k])
-        _add(spreads, axes, value * jnp.asarray(terms * common, value.dtype))
+        _add(spreads, axes, value * xp.asarray(terms * common, value.dtype))
         if common < 1:
             places = frozenset(place for place, _ in still_at.values()) & all_axes(how.shape)
-            _add(spreads, axes | places, value * jnp.asarray(terms * (1 - common), value.dtype))
+            _add(spreads, axes | places, value * xp.asarray(terms * (1 - common), value.dtype))
     squeezed = [dataclasses.replace(r, axes=frozenset(i for i in r.axes if i < rank)) for r in roots]
     law = Law(mean, weights_of(quiet, roots), tuple(squeezed), how.shape, jnp.dtype(dtype))
     linear = any(x.is_linear for x in laws)
@@ -196,7 +197,7 @@ def _normal_sum(mean: Law, spreads: dict[Axes, Array], name: Hashable, *, linear
         mean, spreads = _all_normal(mean, spreads)
         levels = limited(set(spreads), common=common)
     kind = COTANGENT if linear else SIGNAL
-    totals = [jnp.zeros((), mean.nodes.dtype)] * len(levels)
+    totals = [xp.zeros((), mean.nodes.dtype)] * len(levels)
     for axes, variance in spreads.items():
         at = next(i for i, level in enumerate(levels) if axes <= level)
         totals[at] = totals[at] + variance
@@ -213,7 +214,7 @@ def _all_normal(mean: Law, spreads: dict[Axes, Array]) -> tuple[Law, dict[Axes, 
     totals = {axes: average(mean, of=v).reshape(()) if v.ndim else v for axes, v in spreads.items()}
     _, found = spread_by_axes(mean, range(len(mean.roots)))
     for axes, v in found.items():
-        totals[axes] = totals.get(axes, jnp.zeros((), v.dtype)) + v.reshape(())
+        totals[axes] = totals.get(axes, xp.zeros((), v.dtype)) + v.reshape(())
     return constant(average(mean).reshape(()), mean.shape, mean.dtype), totals
 
 
@@ -235,13 +236,13 @@ def total(law: Law, axes: Axes, shape: Sequence[int], name: Hashable, *, keep: b
     n = {i: float(law.shape[i]) for i in axes} if counts is None else dict(counts)
     varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
     mean, found = spread_by_axes(law, varying)
-    out = without(law, varying, mean * jnp.asarray(math.prod(n.values()), mean.dtype))
+    out = without(law, varying, mean * xp.asarray(math.prod(n.values()), mean.dtype))
     out = dataclasses.replace(out, shape=tuple(shape))
     spread_out: Any = 0.0
     left: Axes = frozenset()
     for moving, variance in found.items():
         terms = math.prod(n[i] if i in moving else n[i] ** 2 for i in n)
-        spread_out = spread_out + jnp.squeeze(variance, tuple(varying)) * jnp.asarray(terms, variance.dtype)
+        spread_out = spread_out + xp.squeeze(variance, tuple(varying)) * xp.asarray(terms, variance.dtype)
         left |= moving
     left = left & all_axes(shape)
     if not varying or not left:

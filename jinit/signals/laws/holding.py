@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jinit._compat import bind
+from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.rules import is_elementwise
 from jinit.signals.laws.values import Held, Unknown, Value
 
@@ -48,7 +49,7 @@ def _run_held(eqn: Any, ins: Sequence[Held]) -> list[Value]:
     repeated = any(x.array.shape != x.shape for x in ins)
     if repeated and is_elementwise(eqn):
         compact = jnp.broadcast_shapes(*(x.array.shape for x in ins))
-        outs = bind(eqn, [jnp.broadcast_to(x.array, compact) if x.shape != () else x.array for x in ins])
+        outs = bind(eqn, [xp.broadcast_to(x.array, compact) if x.shape != () else x.array for x in ins])
         return [Held(o, tuple(s), source) for o, s in zip(outs, shapes, strict=True)]
     outs = bind(eqn, [x.whole() for x in ins])
     return [Held(o, tuple(o.shape), source) for o in outs]

@@ -7,10 +7,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import jax
 import numpy as np
 
 from jinit._compat import Literal, opened
 from jinit.jaxprs.dataflow import CONTRACTIONS
+from jinit.signals.laws.arrays import near, xp
 from jinit.signals.laws.holding import run_held, unknown
 from jinit.signals.laws.law import COTANGENT, SIGNAL, Law, Root, all_axes, normal, two_moments
 from jinit.signals.laws.loops import CONTROL
@@ -19,6 +21,7 @@ from jinit.signals.laws.values import (
     INPUTS,
     PARAMS,
     Held,
+    Stacked,
     Unknown,
     Value,
     as_law,
@@ -57,7 +60,7 @@ class Interpreter:
             aval: Any = atom.aval
             return held(np.asarray(atom.val, aval.dtype))
 
-        for i, eqn in enumerate(jaxpr.eqns):
+        for i, eqn in _alive(jaxpr):
             outs = self.equation(eqn, [read(v) for v in eqn.invars], (*at, i))
             env.update(
                 (v, _made(x, (*at, i, k))) for k, (v, x) in enumerate(zip(eqn.outvars, outs, strict=True))
@@ -116,7 +119,21 @@ class Interpreter:
         ]
 
 
+def _alive(jaxpr: Any) -> list[tuple[int, Any]]:
+    """The equations that a result depends on, with their places."""
+    needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    alive = []
+    for i, eqn in reversed(list(enumerate(jaxpr.eqns))):
+        if not needed.isdisjoint(eqn.outvars):
+            needed.update(v for v in eqn.invars if not isinstance(v, Literal))
+            alive.append((i, eqn))
+    return alive[::-1]
+
+
 def _made(x: Value, at: Name) -> Value:
+    if not isinstance(x, (Law, Stacked)):
+        return x
+    x = jax.tree.map(near, x)
     return dataclasses.replace(x, origin=at) if isinstance(x, Law) and x.origin is None else x
 
 
@@ -157,8 +174,8 @@ def noise(eqn: Any, at: tuple[int, ...]) -> Law:
     """Uniform bits."""
     shape, dtype = eqn.outvars[0].aval.shape, eqn.outvars[0].aval.dtype
     share = (np.arange(NOISE_NODES) + 0.5) / NOISE_NODES
-    nodes = jnp.asarray((share * 2.0 ** eqn.params["bit_width"]).astype(dtype))
-    weights = jnp.full(NOISE_NODES, 1 / NOISE_NODES, jnp.float32)
+    nodes = xp.asarray((share * 2.0 ** eqn.params["bit_width"]).astype(dtype))
+    weights = xp.full(NOISE_NODES, 1 / NOISE_NODES, jnp.float32)
     return Law(nodes, (weights,), (Root(at, all_axes(shape)),), tuple(shape), dtype)
 
 
@@ -166,8 +183,8 @@ def _coin(law: Law) -> Law:
     """A yes or no made of noise, on two nodes."""
     if law.dtype != jnp.bool_ or law.nodes.shape != (NOISE_NODES,):
         return law
-    yes = jnp.sum(law.nodes.astype(law.weights[0].dtype) * law.weights[0])
+    yes = xp.sum(law.nodes.astype(law.weights[0].dtype) * law.weights[0])
     root = dataclasses.replace(law.roots[0], name=(law.roots[0].name, "coin"))
     return dataclasses.replace(
-        law, nodes=jnp.array([False, True]), weights=(jnp.stack([1 - yes, yes]),), roots=(root,)
+        law, nodes=xp.array([False, True]), weights=(xp.stack([1 - yes, yes]),), roots=(root,)
     )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit._typing import Array, at_least_float32
+from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.quadrature import gaussian
 
 Axes = frozenset[int]
@@ -97,13 +98,13 @@ def node_dtype(dtype: Any) -> Any:
 
 def constant(value: Array, shape: Sequence[int], dtype: Any) -> Law:
     """The law of an array all entries of which are `value`."""
-    return Law(jnp.asarray(value, node_dtype(dtype)), (), (), tuple(shape), jnp.dtype(dtype))
+    return Law(xp.asarray(value, node_dtype(dtype)), (), (), tuple(shape), jnp.dtype(dtype))
 
 
 def rule(size: int, dtype: Any) -> tuple[Array, Array]:
     """Nodes and weights for the standard normal, as arrays."""
     nodes, weights = gaussian(size)
-    return jnp.asarray(nodes, dtype), jnp.asarray(weights, dtype)
+    return xp.asarray(nodes, dtype), xp.asarray(weights, dtype)
 
 
 def normal(
@@ -118,8 +119,8 @@ def normal(
 def plus_normal(law: Law, variance: Any, root: Root, size: int) -> Law:
     """`law` and an independent normal of a variance that may depend on the roots it has."""
     nodes, weights = rule(2 if root.kind == COTANGENT else size, law.nodes.dtype)
-    scale = jnp.sqrt(jnp.maximum(jnp.asarray(variance, law.nodes.dtype), jnp.zeros((), law.nodes.dtype)))
-    scale = jnp.broadcast_to(scale, law.nodes.shape)
+    scale = xp.sqrt(xp.maximum(xp.asarray(variance, law.nodes.dtype), xp.zeros((), law.nodes.dtype)))
+    scale = xp.broadcast_to(scale, law.nodes.shape)
     return dataclasses.replace(
         law,
         nodes=law.nodes[..., None] + scale[..., None] * nodes.reshape((1,) * law.nodes.ndim + (-1,)),
@@ -136,7 +137,7 @@ def average(law: Law, over: Iterable[int] | None = None, of: Array | None = None
         return x
     for i in positions:
         x = x * law.weights[i].astype(x.dtype).reshape([-1 if k == i else 1 for k in range(x.ndim)])
-    return jnp.sum(x, axis=tuple(positions), keepdims=True)
+    return xp.sum(x, axis=tuple(positions), keepdims=True)
 
 
 def without(law: Law, positions: Iterable[int], nodes: Array) -> Law:
@@ -147,7 +148,7 @@ def without(law: Law, positions: Iterable[int], nodes: Array) -> Law:
     kept = [i for i in range(len(law.roots)) if i not in gone]
     return dataclasses.replace(
         law,
-        nodes=jnp.squeeze(nodes, gone),
+        nodes=xp.squeeze(nodes, gone),
         weights=tuple(law.weights[i] for i in kept),
         roots=tuple(law.roots[i] for i in kept),
         is_normal=False,
@@ -166,7 +167,8 @@ def forget_averages(law: Law) -> Law:
         if law.roots[i].kind == COTANGENT:
             nodes = average(law, [i], nodes)
         else:
-            nodes = jax.lax.slice_in_dim(nodes, nodes.shape[i] // 2, nodes.shape[i] // 2 + 1, axis=i)
+            middle = nodes.shape[i] // 2
+            nodes = nodes[(*(slice(None),) * i, slice(middle, middle + 1))]
     return without(law, gone, nodes)
 
 
@@ -216,7 +218,7 @@ def _add(found: dict[Axes, Array], axes: Axes, variance: Array) -> None:
 
 def squared(x: Array) -> Array:
     """`|x|²`."""
-    return jnp.real(x) ** 2 + jnp.imag(x) ** 2 if jnp.iscomplexobj(x) else x * x
+    return xp.real(x) ** 2 + xp.imag(x) ** 2 if jnp.iscomplexobj(x) else x * x
 
 
 def two_moments(law: Law) -> tuple[Array, Array]:

@@ -12,10 +12,11 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from jinit._compat import scan_arity
+from jinit._compat import opened, scan_arity
 from jinit.jaxprs.graph import called
 from jinit.signals.laws import moving
 from jinit.signals.laws.align import canonical, limited
+from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.holding import run_held, unknown
 from jinit.signals.laws.law import Law, as_float
 from jinit.signals.laws.values import Held, Stacked, Unknown, Value, as_law
@@ -69,6 +70,19 @@ def _scan(run: Runs, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Va
     return [*end, *(_stacked(y, length) for y in ys)]
 
 
+def has_loop(jaxpr: Any) -> bool:
+    """Whether there is a `scan` anywhere in a jaxpr."""
+    jaxpr, _ = opened(jaxpr)
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "scan":
+            return True
+        for param in eqn.params.values():
+            for inner in param if isinstance(param, (tuple, list)) else (param,):
+                if (hasattr(inner, "eqns") or hasattr(inner, "jaxpr")) and has_loop(inner):
+                    return True
+    return False
+
+
 def _carried(x: Value, name: Name) -> Value:
     law = as_law(x, name) if isinstance(x, Stacked) else x
     return law
@@ -86,7 +100,7 @@ def _unstacked(x: Value, name: Name) -> _Scanned:
     if isinstance(x, Stacked):
         return _Scanned(x.step, lambda step: step)
     if isinstance(x, Held):
-        full = jnp.broadcast_to(x.array, (x.shape[0], *x.array.shape[1:]))
+        full = xp.broadcast_to(x.array, (x.shape[0], *x.array.shape[1:]))
         return _Scanned(full, lambda row: Held(row, x.shape[1:], x.source))
     if isinstance(x, Law):
         one = moving.relabelled(
@@ -129,7 +143,7 @@ def _join(old: Value, new: Value, name: Name) -> Value:
     if isinstance(old, Held) and isinstance(new, Held):
         source = old.source | new.source
         compact = jnp.broadcast_shapes(old.array.shape, new.array.shape)
-        return Held(jnp.broadcast_to(old.array, compact), old.shape, source)
+        return Held(xp.broadcast_to(old.array, compact), old.shape, source)
     a, b = _lawful(old, name), _lawful(new, name)
     if isinstance(a, Unknown) or isinstance(b, Unknown):
         return a if isinstance(a, Unknown) else b
@@ -154,7 +168,7 @@ def _like(new: Value, old: Value, name: Name) -> Value:
         return old
     if isinstance(old, Held):
         assert isinstance(new, Held)
-        return Held(jnp.broadcast_to(new.array, old.array.shape), old.shape, old.source)
+        return Held(xp.broadcast_to(new.array, old.array.shape), old.shape, old.source)
     law = as_law(new, name)
     assert isinstance(old, Law)
     assert isinstance(law, Law)
@@ -167,7 +181,7 @@ def _like(new: Value, old: Value, name: Name) -> Value:
 
 def _cond(run: Runs, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Value]:
     which = ins[0]
-    if isinstance(which, Held) and not isinstance(which.array, Tracer):
+    if isinstance(which, Held) and not which.source and not isinstance(which.array, Tracer):
         branches = eqn.params["branches"]
         k = int(np.clip(int(which.array), 0, len(branches) - 1))
         return run.inner(branches[k], ins[1:], (*at, k))

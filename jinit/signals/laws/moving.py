@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jinit.signals.laws.align import canonical, levels_of
+from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.law import Axes, Law, Root, all_axes, as_float, forget_averages
 
 # For each axis of the operand, the axes of the result along which its entries now stand.
@@ -163,10 +164,10 @@ def mixture(
     levels = levels_of(*parts)
     aligned = [canonical(p, levels, name, linear=linear) for p in parts]
     first = aligned[0]
-    share = jnp.asarray(shares, jnp.real(first.nodes).dtype)
+    share = xp.asarray(shares, xp.real(first.nodes).dtype)
     return dataclasses.replace(
         first,
-        nodes=jnp.stack([p.nodes.astype(first.nodes.dtype) for p in aligned]),
+        nodes=xp.stack([p.nodes.astype(first.nodes.dtype) for p in aligned]),
         weights=(share / share.sum(), *first.weights),
         roots=(Root((name, "part"), axes & all_axes(shape)), *first.roots),
         shape=tuple(shape),
@@ -195,8 +196,8 @@ def padded(law: Law, value: Law, eqn: Any, name: Hashable) -> Law:
     if kept >= 1.0:
         return law
     roots = law.roots
-    share = jnp.asarray([kept, 1 - kept], jnp.float32)
-    nodes = jnp.stack([law.nodes, jnp.broadcast_to(value.nodes.reshape(()), law.nodes.shape)])
+    share = xp.asarray([kept, 1 - kept], jnp.float32)
+    nodes = xp.stack([law.nodes, xp.broadcast_to(value.nodes.reshape(()), law.nodes.shape)])
     part = Root((name, "pad"), frozenset(axes) & all_axes(shape))
     return dataclasses.replace(
         law, nodes=nodes, weights=(share, *law.weights), roots=(part, *roots), is_normal=False

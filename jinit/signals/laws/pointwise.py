@@ -20,6 +20,7 @@ from jinit.signals.laws.align import (
     normal_sum,
     paired,
 )
+from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.law import COTANGENT, Law, Root, forget_averages, node_dtype
 
 # The largest grid to work on. Kept small for another reason, too: programs compiled by XLA for CPU (jaxlib
@@ -87,7 +88,7 @@ def spread(law: Law, roots: Sequence[Root]) -> Array:
     """Nodes with one axis for each of `roots`, of one entry where the law does not depend on it."""
     order = [law.roots.index(r) for r in roots if r in law.roots]
     sizes = [law.nodes.shape[law.roots.index(r)] if r in law.roots else 1 for r in roots]
-    return jnp.transpose(law.nodes, order).reshape(sizes)
+    return xp.transpose(law.nodes, order).reshape(sizes)
 
 
 def weights_of(laws: Sequence[Law], roots: Sequence[Root]) -> tuple[Array, ...]:
@@ -104,7 +105,7 @@ def _run(function: Any, laws: Sequence[Law], outs: Sequence[Any]) -> list[Law]:
     roots = union(laws)
     grids = [spread(law, roots) for law in laws]
     whole = jnp.broadcast_shapes(*(g.shape for g in grids))
-    results = function(*(jnp.broadcast_to(g, whole) for g in grids))
+    results = function(*(xp.broadcast_to(g, whole) for g in grids))
     weights = weights_of(laws, roots)
     return [
         Law(_held(x, out.dtype), weights, roots, tuple(out.shape), jnp.dtype(out.dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from jinit._compat import bind
 from jinit.signals.laws import moving
+from jinit.signals.laws.arrays import near, xp
 from jinit.signals.laws.contracting import (
     Contraction,
     contract,
@@ -148,12 +150,12 @@ def _scatter_to_largest(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
     windows = math.prod(laws[0].shape) * count / math.prod(shape)  # that an entry lies in
     chance = chance_of_being_largest(operand, frozenset(counts), count)  # type: ignore[arg-type]
     second = average(gradient, of=squared(gradient.nodes)).reshape(())
-    out = constant(jnp.zeros(()), shape, eqn.outvars[0].aval.dtype)
+    out = constant(xp.zeros(()), shape, eqn.outvars[0].aval.dtype)
     out = dataclasses.replace(
-        operand, nodes=jnp.zeros(operand.nodes.shape, out.nodes.dtype), shape=tuple(shape), dtype=out.dtype
+        operand, nodes=xp.zeros(operand.nodes.shape, out.nodes.dtype), shape=tuple(shape), dtype=out.dtype
     )
     root = Root(name, all_axes(shape), COTANGENT if gradient.is_linear else gradient.roots[0].kind)
-    return [plus_normal(out, chance * second * jnp.asarray(windows, second.dtype), root, 2)]
+    return [plus_normal(out, chance * second * xp.asarray(windows, second.dtype), root, 2)]
 
 
 def _scatter_add(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
@@ -168,7 +170,7 @@ def _scatter_add(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
     own = average(updates, varying, squared(updates.nodes - mean))
     squares = average(updates, of=squared(mean)).reshape(())
     variance = share * average(updates, of=own).reshape(()) + squares * max(share, share**2)
-    offset = average(updates).reshape(()) * jnp.asarray(share, mean.dtype)
+    offset = average(updates).reshape(()) * xp.asarray(share, mean.dtype)
     out = constant(average(start).reshape(()) + offset, shape, start.dtype)
     variance = variance + average(start, of=squared(start.nodes - average(start))).reshape(()) - offset**2
     kind = {True: COTANGENT, False: "signal"}[start.is_linear or updates.is_linear]
@@ -225,14 +227,35 @@ RULES: dict[str, Rule] = {
 
 def is_elementwise(eqn: Any) -> bool:
     """Whether the equation runs on single numbers: what cannot is no function of entries."""
-    numbers = [jax.ShapeDtypeStruct((), v.aval.dtype) for v in eqn.invars]
-    try:
-        outs = jax.eval_shape(lambda *xs: bind(eqn, list(xs)), *numbers)
-    except Exception:  # whatever a primitive raises on operands that it is not made for
-        return False
     whole = {v.aval.shape for v in eqn.outvars}
     same = len(whole) == 1 and all(_repeats(v.aval.shape, next(iter(whole))) for v in eqn.invars)
-    return bool(outs) and all(o.shape == () for o in outs) and same
+    return same and _runs_on_numbers(_OneEquation(eqn))
+
+
+class _OneEquation:
+    """An equation, equal to those of the same primitive, parameters and dtypes."""
+
+    def __init__(self, eqn: Any):
+        self.eqn = eqn
+        self.dtypes = tuple(v.aval.dtype for v in eqn.invars)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _OneEquation) or self.eqn.primitive is not other.eqn.primitive:
+            return False
+        return self.dtypes == other.dtypes and self.eqn.params == other.eqn.params
+
+    def __hash__(self) -> int:
+        return hash((self.eqn.primitive.name, self.dtypes))
+
+
+@functools.lru_cache(maxsize=1024)
+def _runs_on_numbers(one: _OneEquation) -> bool:
+    numbers = [jax.ShapeDtypeStruct((), dtype) for dtype in one.dtypes]
+    try:
+        outs = jax.eval_shape(lambda *xs: bind(one.eqn, list(xs)), *numbers)
+    except Exception:  # whatever a primitive raises on operands that it is not made for
+        return False
+    return bool(outs) and all(o.shape == () for o in outs)
 
 
 def _repeats(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
@@ -253,6 +276,6 @@ def elementwise(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
             and jnp.issubdtype(widest, jnp.floating) else x
             for x in nodes
         ]  # fmt: skip
-        return bind(eqn, same)
+        return [near(x) for x in bind(eqn, same)]
 
     return pointwise(run, laws, outs, name, eqn.primitive.name)

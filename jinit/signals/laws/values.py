@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit._typing import Array
+from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.law import Axes, Law, Root, all_axes, constant, node_dtype, rule, squared
 from jinit.signals.laws.quadrature import gaussian
 
@@ -41,7 +42,7 @@ class Held:
 
     def whole(self) -> Array:
         """The array in full."""
-        return self.array if self.array.shape == self.shape else jnp.broadcast_to(self.array, self.shape)
+        return self.array if self.array.shape == self.shape else xp.broadcast_to(self.array, self.shape)
 
 
 @jax.tree_util.register_dataclass
@@ -82,15 +83,15 @@ def as_law(value: Value, name: Hashable) -> Law | Unknown:
     if jnp.issubdtype(dtype, jax.dtypes.extended):
         return Unknown("it is a random key")
     if not varying:
-        one = x.reshape(-1)[0] if x.size else jnp.zeros((), dtype)  # an array without entries has any law
+        one = x.reshape(-1)[0] if x.size else xp.zeros((), dtype)  # an array without entries has any law
         return constant(one, value.shape, dtype)
     if x.dtype == jnp.bool_:
         return _of_mask(value, varying, name)
     if not jnp.issubdtype(dtype, jnp.floating):
         size = min(x.size, 128)
-        nodes = jnp.sort(x.reshape(-1))[_middles(x.size, size)].astype(node_dtype(dtype))
+        nodes = xp.sort(x.reshape(-1))[_middles(x.size, size)].astype(node_dtype(dtype))
         return _on_roots(
-            value, nodes, (jnp.full(size, 1 / size, jnp.float32),), (Root(name, frozenset(varying)),)
+            value, nodes, (xp.full(size, 1 / size, jnp.float32),), (Root(name, frozenset(varying)),)
         )
     if 0 in varying and len(varying) > 1 and value.source != {PARAMS}:
         return _of_examples(value, varying, name)
@@ -110,19 +111,19 @@ def _middles(count: int, size: int) -> np.ndarray:
 def _quantiles(x: Array, size: int) -> tuple[Array, Array]:
     """Nodes with the mean and variance of `x`, at its quantiles; and their weights."""
     _, w = gaussian(size)
-    share = jnp.asarray(np.cumsum(w) - w / 2, x.dtype)
-    weights = jnp.asarray(w, x.dtype)
-    nodes = jnp.interp(share, jnp.asarray((np.arange(x.size) + 0.5) / x.size, x.dtype), jnp.sort(x))
-    nodes = nodes - jnp.sum(weights * nodes)
-    has, wants = jnp.sum(weights * nodes**2), jnp.var(x)
-    tiny = jnp.asarray(jnp.finfo(x.dtype).tiny, x.dtype)
-    return jnp.mean(x) + nodes * jnp.sqrt(wants / jnp.maximum(has, tiny)), weights
+    share = xp.asarray(np.cumsum(w) - w / 2, x.dtype)
+    weights = xp.asarray(w, x.dtype)
+    nodes = xp.interp(share, xp.asarray((np.arange(x.size) + 0.5) / x.size, x.dtype), xp.sort(x))
+    nodes = nodes - xp.sum(weights * nodes)
+    has, wants = xp.sum(weights * nodes**2), xp.var(x)
+    tiny = xp.asarray(jnp.finfo(x.dtype).tiny, x.dtype)
+    return xp.mean(x) + nodes * xp.sqrt(wants / xp.maximum(has, tiny)), weights
 
 
 def _of_examples(value: Held, varying: tuple[int, ...], name: Hashable) -> Law:
     """What the entries of all examples, along axis 0, have in common, and the rest."""
     x = value.array.astype(node_dtype(value.dtype))
-    shared = jnp.mean(x, axis=0)
+    shared = xp.mean(x, axis=0)
     common, own = common_variance(x, (0,))
     first, first_weights = _quantiles(shared.reshape(-1), 24)
     rest, rest_weights = _quantiles((x - shared[None]).reshape(-1), 64)
@@ -132,21 +133,21 @@ def _of_examples(value: Held, varying: tuple[int, ...], name: Hashable) -> Law:
 
 
 def _with_variance(nodes: Array, weights: Array, variance: Array) -> Array:
-    mean = jnp.sum(weights * nodes)
-    has = jnp.sum(weights * (nodes - mean) ** 2)
-    tiny = jnp.asarray(jnp.finfo(nodes.dtype).tiny, nodes.dtype)
-    return mean + (nodes - mean) * jnp.sqrt(variance / jnp.maximum(has, tiny))
+    mean = xp.sum(weights * nodes)
+    has = xp.sum(weights * (nodes - mean) ** 2)
+    tiny = xp.asarray(jnp.finfo(nodes.dtype).tiny, nodes.dtype)
+    return mean + (nodes - mean) * xp.sqrt(variance / xp.maximum(has, tiny))
 
 
 def common_variance(x: Array, examples: Sequence[int]) -> tuple[Array, Array]:
     """Variance of what the entries of all examples have in common, and of the rest, without bias."""
     n = math.prod(x.shape[i] for i in examples)
-    mean = jnp.mean(x)
-    everything = jnp.mean(squared(x - mean))
+    mean = xp.mean(x)
+    everything = xp.mean(squared(x - mean))
     if n == 1:
-        return everything, jnp.zeros_like(everything)
-    between = jnp.mean(squared(jnp.mean(x, axis=tuple(examples)) - mean))
-    own = jnp.clip((everything - between) / (1 - 1 / n), 0, everything)
+        return everything, xp.zeros_like(everything)
+    between = xp.mean(squared(xp.mean(x, axis=tuple(examples)) - mean))
+    own = xp.clip((everything - between) / (1 - 1 / n), 0, everything)
     return everything - own, own
 
 
@@ -157,11 +158,11 @@ def of_examples(value: Held, examples: Axes, name: Hashable) -> Law:
     common, own = common_variance(x, there)
     sign, weights = rule(2, x.dtype)
     axes = frozenset(i for i, n in enumerate(x.shape) if n > 1)
-    mean = jnp.mean(x)
+    mean = xp.mean(x)
     if not there:
-        nodes, roots = mean + jnp.sqrt(common) * sign, (Root(name, axes),)
+        nodes, roots = mean + xp.sqrt(common) * sign, (Root(name, axes),)
         return _on_roots(value, nodes, (weights,), roots)
-    nodes = mean + jnp.sqrt(common) * sign[:, None] + jnp.sqrt(own) * sign[None]
+    nodes = mean + xp.sqrt(common) * sign[:, None] + xp.sqrt(own) * sign[None]
     roots = (Root((name, 0), axes - examples), Root((name, 1), axes))
     return _on_roots(value, nodes, (weights, weights), roots)
 
@@ -172,7 +173,7 @@ def of_weight(value: Held, name: Hashable) -> Law:
     sign, weights = rule(2, x.dtype)
     if x.size == 1:
         return constant(x.reshape(()), value.shape, value.dtype)
-    nodes = jnp.mean(x) + jnp.std(x) * sign
+    nodes = xp.mean(x) + xp.std(x) * sign
     return _on_roots(
         value, nodes, (weights,), (Root(name, frozenset(i for i, n in enumerate(x.shape) if n > 1)),)
     )
@@ -182,18 +183,18 @@ def _of_mask(value: Held, varying: tuple[int, ...], name: Hashable) -> Law:
     """A mask: how much of each row along the last axis is true, and which entries of it are."""
     x = value.array.astype(jnp.float32)
     *outer, inner = varying
-    share = jnp.mean(x, axis=inner).reshape(-1)
+    share = xp.mean(x, axis=inner).reshape(-1)
     size = min(x.shape[inner], 64)
-    middle = jnp.asarray((np.arange(size) + 0.5) / size, jnp.float32)
-    even = jnp.full(size, 1 / size, jnp.float32)
+    middle = xp.asarray((np.arange(size) + 0.5) / size, jnp.float32)
+    even = xp.full(size, 1 / size, jnp.float32)
     own = Root((name, 1), frozenset(varying))
     if not outer:
         return _on_roots(value, middle < share[0], (even,), (own,))
     rows = min(share.size, 16)
-    shares = jnp.sort(share)[_middles(share.size, rows)]
+    shares = xp.sort(share)[_middles(share.size, rows)]
     roots = (Root((name, 0), frozenset(outer)), own)
     return _on_roots(
-        value, middle[None] < shares[:, None], (jnp.full(rows, 1 / rows, jnp.float32), even), roots
+        value, middle[None] < shares[:, None], (xp.full(rows, 1 / rows, jnp.float32), even), roots
     )
 
 
@@ -210,7 +211,7 @@ def _of_steps(value: Stacked, name: Hashable) -> Law | Unknown:
         dataclasses.replace(r, name=(r.name, name), axes=frozenset(a + 1 for a in r.axes) | {0})
         for r in step.roots
     ]
-    even = jnp.full(picked.size, 1 / picked.size, jnp.float32)
+    even = xp.full(picked.size, 1 / picked.size, jnp.float32)
     return Law(
         step.nodes[picked],
         (even, *(w[0] for w in step.weights)),
