@@ -22,6 +22,7 @@ from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.interpret import Interpreter, MomentRule
 from jinit.signals.laws.loops import has_loop
 from jinit.signals.laws.law import COTANGENT, WEIGHT, Law, average, normal, squared
+from jinit.signals.laws.softmax import with_softmax
 from jinit.signals.laws.values import INPUTS, PARAMS, Held, Stacked, Unknown, Value
 from jinit.signals.moments import Moments
 from jinit.signals.observe import inexact
@@ -158,6 +159,7 @@ def _signals(
 ) -> list[dict[str, Any]]:
     """The arrays themselves that `measure` takes moments of, site by site."""
     keep = _Keep(sites.sites)
+    program = dataclasses.replace(program, jaxpr=with_softmax(program.jaxpr))
 
     def run(probes: Extras) -> tuple[list[Array], Parts]:
         return walk(program, sites.sites, arrays, keep, probes)

@@ -149,7 +149,10 @@ def contract(
     mean = _product(quiet, roots) * xp.asarray(math.prod(how.counts.values()), quiet[0].nodes.dtype)
     still = [{frozenset[int](): dataclasses.replace(q, nodes=squared(q.nodes))} for q in quiet]
     spreads: dict[Axes, Array] = {}
+    fixed_a, fixed_b = (x.fixed_sums & summed for x in laws)
     for (own_a, x), (own_b, y) in _pairs(still, variances):
+        if (fixed_a & own_a) - own_b or (fixed_b & own_b) - own_a:
+            continue  # what is the same for all terms meets a sum that does not vary
         moving = own_a | own_b
         terms = math.prod(how.counts[k] if k in moving else how.squares[k] for k in summed)
         axes = frozenset(i for i in moving if i < rank) & all_axes(how.shape)
@@ -166,7 +169,12 @@ def contract(
     squeezed = [dataclasses.replace(r, axes=frozenset(i for i in r.axes if i < rank)) for r in roots]
     law = Law(mean, weights_of(quiet, roots), tuple(squeezed), how.shape, jnp.dtype(dtype))
     linear = any(x.is_linear for x in laws)
-    return _normal_sum(law, spreads, name, linear=linear, common=weight is not None)
+    out = normal_sum_of(law, spreads, name, linear=linear, common=weight is not None)
+    fixed = [
+        frozenset(k for k in mine.fixed_sums if k < rank) - frozenset().union(*other)
+        for mine, other in zip(laws, reversed(how.axes), strict=True)
+    ]
+    return dataclasses.replace(out, fixed_sums=fixed[0] | fixed[1])
 
 
 def _add(spreads: dict[Axes, Array], axes: Axes, variance: Array) -> None:
@@ -189,7 +197,9 @@ def _product(laws: Sequence[Law], roots: tuple[Root, ...]) -> Array:
     return spread(laws[0], roots) * spread(laws[1], roots)
 
 
-def _normal_sum(mean: Law, spreads: dict[Axes, Array], name: Hashable, *, linear: bool, common: bool) -> Law:
+def normal_sum_of(
+    mean: Law, spreads: dict[Axes, Array], name: Hashable, *, linear: bool, common: bool = False
+) -> Law:
     """`mean` plus a normal for each set of axes."""
     levels = limited(set(spreads), common=common)
     mean = dataclasses.replace(mean, is_normal=not mean.roots)
@@ -234,13 +244,16 @@ def total(law: Law, axes: Axes, shape: Sequence[int], name: Hashable, *, keep: b
       counts: number of terms along each axis, if not all.
     """
     n = {i: float(law.shape[i]) for i in axes} if counts is None else dict(counts)
+    fixed = law.fixed_sums & axes if counts is None else frozenset()
     varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
     mean, found = spread_by_axes(law, varying)
     out = without(law, varying, mean * xp.asarray(math.prod(n.values()), mean.dtype))
-    out = dataclasses.replace(out, shape=tuple(shape))
+    out = dataclasses.replace(out, shape=tuple(shape), fixed_sums=law.fixed_sums - axes)
     spread_out: Any = 0.0
     left: Axes = frozenset()
     for moving, variance in found.items():
+        if moving & fixed:
+            continue
         terms = math.prod(n[i] if i in moving else n[i] ** 2 for i in n)
         spread_out = spread_out + xp.squeeze(variance, tuple(varying)) * xp.asarray(terms, variance.dtype)
         left |= moving

@@ -17,6 +17,7 @@ from jinit.signals.laws.holding import run_held, unknown
 from jinit.signals.laws.law import COTANGENT, SIGNAL, Law, Root, all_axes, normal, two_moments
 from jinit.signals.laws.loops import CONTROL
 from jinit.signals.laws.rules import RULES, contracted, contraction_of, elementwise, is_elementwise
+from jinit.signals.laws.softmax import is_softmax, softmax_rule
 from jinit.signals.laws.values import (
     INPUTS,
     PARAMS,
@@ -77,6 +78,8 @@ class Interpreter:
         kind = eqn.primitive.name
         if eqn.primitive in self.rules:
             return self.by_moments(self.rules[eqn.primitive], eqn, ins, at)
+        if is_softmax(eqn) and all(isinstance(x, Law) for x in ins):
+            return softmax_rule(eqn, ins, at)  # type: ignore[arg-type]
         if kind in CONTROL:
             return CONTROL[kind](self, eqn, ins, at)
         if kind == "random_bits" and eqn.outvars[0].aval.shape != ():

@@ -56,6 +56,8 @@ class Law:
       dtype: its dtype; nodes are held in at least float32.
       is_normal: whether an entry is known to be a constant plus a normal for each root.
       origin: where in the program it was made, which tells equal laws from equal variables.
+      fixed_sums: axes along which entries add up to the sum of their means: to one in a softmax, to zero in
+        what comes back from it.
     """
 
     nodes: Array
@@ -65,6 +67,7 @@ class Law:
     dtype: Any = dataclasses.field(metadata={"static": True})
     is_normal: bool = dataclasses.field(default=False, metadata={"static": True})
     origin: Hashable = dataclasses.field(default=None, metadata={"static": True})
+    fixed_sums: Axes = dataclasses.field(default=frozenset(), metadata={"static": True})
 
     @property
     def is_linear(self) -> bool:

@@ -27,7 +27,9 @@ def relabelled(
         axes = frozenset().union(*(axis_map[i] for i in root.axes)) & real
         name = rename(root) if rename is not None else root.name
         roots.append(dataclasses.replace(root, name=name, axes=axes))
-    return dataclasses.replace(law, roots=tuple(roots), shape=tuple(shape))
+    alone = [i for i in law.fixed_sums if len(axis_map[i]) == 1 and axis_map.count(axis_map[i]) == 1]
+    fixed = frozenset[int]().union(*(axis_map[i] for i in alone)) & real
+    return dataclasses.replace(law, roots=tuple(roots), shape=tuple(shape), fixed_sums=fixed)
 
 
 def broadcast(law: Law, dimensions: Sequence[int], shape: Sequence[int]) -> Law:
@@ -110,6 +112,7 @@ def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int]
 def rearranged(law: Law, axes: Axes, shape: Sequence[int], tag: Hashable) -> Law:
     """Entries picked or reordered along `axes`, which stay where they are: slices, flips."""
     same = [frozenset([i]) for i in range(len(law.shape))]
+    law = dataclasses.replace(law, fixed_sums=law.fixed_sums - axes)
     return relabelled(law, same, shape, lambda r: (r.name, tag) if r.axes & axes else r.name)
 
 
@@ -152,6 +155,7 @@ def gathered(law: Law, eqn: Any, name: Hashable) -> Law:
             (frozenset([place[i]]) if i in place else frozenset()) | (batch if partial else frozenset())
         )
         picked |= {i} if partial else set()
+    law = dataclasses.replace(law, fixed_sums=law.fixed_sums - picked)
     return relabelled(law, axis_map, shape, lambda r: (r.name, name) if r.axes & picked else r.name)
 
 
@@ -172,6 +176,7 @@ def mixture(
         roots=(Root((name, "part"), axes & all_axes(shape)), *first.roots),
         shape=tuple(shape),
         is_normal=False,
+        fixed_sums=frozenset(),
     )
 
 

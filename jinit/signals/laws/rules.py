@@ -25,6 +25,7 @@ from jinit.signals.laws.contracting import (
 from jinit.signals.laws.extremes import chance_of_being_largest, maximum
 from jinit.signals.laws.law import (
     COTANGENT,
+    Axes,
     Law,
     Root,
     all_axes,
@@ -152,7 +153,8 @@ def _scatter_to_largest(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
     second = average(gradient, of=squared(gradient.nodes)).reshape(())
     out = constant(xp.zeros(()), shape, eqn.outvars[0].aval.dtype)
     out = dataclasses.replace(
-        operand, nodes=xp.zeros(operand.nodes.shape, out.nodes.dtype), shape=tuple(shape), dtype=out.dtype
+        operand, nodes=xp.zeros(operand.nodes.shape, out.nodes.dtype), shape=tuple(shape), dtype=out.dtype,
+        fixed_sums=frozenset(),
     )
     root = Root(name, all_axes(shape), COTANGENT if gradient.is_linear else gradient.roots[0].kind)
     return [plus_normal(out, chance * second * xp.asarray(windows, second.dtype), root, 2)]
@@ -278,4 +280,27 @@ def elementwise(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
         ]  # fmt: skip
         return [near(x) for x in bind(eqn, same)]
 
-    return pointwise(run, laws, outs, name, eqn.primitive.name)
+    kind = eqn.primitive.name
+    if kind == "select_n" and (kept := _unmasked(laws)) is not None:
+        return [kept]
+    fixed = _fixed_sums(kind, laws)
+    return [dataclasses.replace(x, fixed_sums=fixed) for x in pointwise(run, laws, outs, name, kind)]
+
+
+def _unmasked(laws: list[Law]) -> Law | None:
+    """What comes back from a softmax, where a mask is put on it: what is masked is zero already."""
+    cases = laws[1:]
+    back = [x for x in cases if x.is_linear and x.fixed_sums]
+    rest = [x for x in cases if x.roots]
+    return back[0] if len(back) == 1 and len(rest) == 1 else None
+
+
+def _fixed_sums(kind: str, laws: list[Law]) -> Axes:
+    """Along which axes the sum of the result is fixed as well."""
+    if kind in ("add", "add_any", "sub", "neg"):
+        random = [x for x in laws if x.roots]
+        return frozenset.intersection(*(x.fixed_sums for x in random)) if random else frozenset()
+    if kind in ("mul", "div"):
+        first, other = (laws[0], laws[1]) if kind == "div" or laws[0].fixed_sums else (laws[1], laws[0])
+        return first.fixed_sums - other.axes_varying()
+    return frozenset()
