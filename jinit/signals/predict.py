@@ -17,8 +17,8 @@ from jinit._typing import Array, PyTree
 from jinit.jaxprs.sites import Site, Sites, find_sites
 from jinit.jaxprs.tracing import Program, check_call, split, trace
 from jinit.jaxprs.walk import Extras, Parts, walk
-from jinit.signals.given import Call, Variances, call_of
-from jinit.signals.laws.arrays import xp
+from jinit.signals.given import Call, Plan, Variances, call_of
+from jinit.signals.laws.arrays import near, xp
 from jinit.signals.laws.interpret import Interpreter, MomentRule
 from jinit.signals.laws.loops import has_loop
 from jinit.signals.laws.law import COTANGENT, WEIGHT, Law, average, normal, squared
@@ -35,7 +35,7 @@ CALLER = "jinit.predict(...)"
 def predict(
     apply: Callable[..., PyTree],
     *,
-    weights: Variances | None = None,
+    weights: Variances | Plan | None = None,
     backward: bool = True,
     rules: Mapping[Any, MomentRule] | None = None,
 ) -> Callable[..., Records]:
@@ -58,9 +58,10 @@ def predict(
 
     Args:
       apply: any pure `(params, *inputs, **kwargs) -> outputs`, as for `measure`.
-      weights: the law of each weight: a mapping or a function from path to variance, or to
-        `(mean, variance)`. A path that a mapping lacks, or that the function gives None for, and every path
-        by default, has the mean and variance of the given array.
+      weights: the law of each weight: a `jinit.plan`, for what `jinit.init` would draw; or a mapping or a
+        function from path to variance, or to `(mean, variance)`, numbers or, for the layers of a stack along
+        the first axis, arrays `[length]`. A path that a mapping lacks, or that the function gives None for,
+        and every path by default, has the mean and variance of the given array.
       backward: whether to predict cotangents and weight gradients too, for a standard normal cotangent at
         every floating output.
       rules: how a primitive of your own acts, or one without a rule: from primitive to
@@ -109,7 +110,9 @@ def predict(
 
     def predicted(params: PyTree, *inputs: Any, **kwargs: Any) -> Records:
         signature, arrays = split(params, inputs, kwargs)
-        call, compact, moments = call_of(signature, arrays, weights, CALLER)
+        laws: Any = getattr(weights, "laws", None)  # those of a plan
+        named = weights if laws is None else laws(apply)(params, *inputs, **kwargs)
+        call, compact, moments = call_of(signature, arrays, named, CALLER)
         with np.errstate(all="ignore"):
             records = run_of(call)(compact, moments)
         return jax.tree.map(jnp.asarray, records)
@@ -268,15 +271,26 @@ def _line_of(jaxpr: Any, primitive: str) -> str | None:
 
 def _value(index: int, call: Call, array: Any, moments: Any, num_params: int) -> Value:
     shape, dtype = call.shapes[index]
-    if call.laws[index]:
-        mean, variance = moments
-        return normal(mean, variance, ("weight", index), shape, dtype, size=15, kind=WEIGHT)
     source = frozenset([PARAMS if index < num_params else INPUTS])
+    if (axes := call.laws[index]) is not None:
+        mean, variance = moments
+        if axes < 0:
+            one = xp.full((1,) * len(shape), mean, dtype) if not shape or min(shape) else xp.zeros(shape, dtype)
+            return Held(one, shape, source)
+        return _weight(mean, variance, ("weight", index), shape, dtype, axes)
     if call.given[index]:
         return Held(array, shape, source)
     if not jnp.issubdtype(dtype, jnp.floating):
         return Unknown("it depends on the values of an input that only has a shape")
     return normal(0.0, 1.0, ("input", index), shape, dtype)
+
+
+def _weight(mean: Any, variance: Any, name: Any, shape: tuple[int, ...], dtype: Any, axes: int) -> Value:
+    """Normal entries; of moments of their own along the first axes."""
+    if not axes:
+        return normal(mean, variance, name, shape, dtype, size=15, kind=WEIGHT)
+    step = jax.vmap(lambda m, v: _weight(m, v, name, shape[1:], dtype, axes - 1))
+    return Stacked(jax.tree.map(near, step(jnp.asarray(mean), jnp.asarray(variance))), shape[0])
 
 
 def _moments(value: Value, loops: int) -> Moments:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit._typing import Array
-from jinit.signals.laws.arrays import each, xp
+from jinit.signals.laws.arrays import each, pick, xp
 from jinit.signals.laws.law import (
     COTANGENT,
     SIGNAL,
@@ -30,7 +30,7 @@ from jinit.signals.laws.quadrature import gaussian
 Levels = tuple[Axes, ...]
 
 # Nodes for each level of the standard form, by the number of levels; the last level is an entry's own.
-SIZES = {0: (), 1: (128,), 2: (64, 256), 3: (16, 32, 64), 4: (8, 12, 12, 64)}
+SIZES = {0: (), 1: (128,), 2: (64, 256), 3: (12, 16, 64), 4: (4, 12, 6, 48)}
 # Points for each level when several roots are paired.
 POINTS = {0: (), 1: (1024,), 2: (128, 512), 3: (24, 32, 256), 4: (8, 12, 16, 128)}
 # The same where gradients take part.
@@ -177,12 +177,14 @@ def _nested_quantiles(x: Array, weights: list[Array], shares: list[np.ndarray]) 
     for w in reversed(weights[1:]):
         by = by @ w
     order = xp.argsort(by)
-    mass = xp.cumsum(weights[0][order])
-    middle = (mass - weights[0][order] / 2) / mass[-1]
+    first = pick(weights[0], order)
+    mass = xp.cumsum(first)
+    middle = (mass - first / 2) / mass[-1]
     share = xp.asarray(shares[0], x.dtype)
     if len(weights) == 1:
-        return xp.interp(share, middle, x[order])
-    picked = x[order[xp.clip(xp.searchsorted(mass / mass[-1], share), 0, by.size - 1)]]
+        return xp.interp(share, middle, pick(x, order))
+    at = pick(order, xp.clip(xp.searchsorted(mass / mass[-1], share), 0, by.size - 1))
+    picked = pick(x, at)
     return each(lambda row: _nested_quantiles(row, weights[1:], shares[1:]), picked)
 
 
@@ -245,7 +247,7 @@ def _indexed(law: Law, index: dict[Root, tuple[int, Array]], new: tuple[Root, ..
     even = tuple(xp.full(n, 1 / n, dtype) for n in counts)
     return dataclasses.replace(
         law,
-        nodes=law.nodes[tuple(at)] if at else law.nodes,
+        nodes=pick(law.nodes, *at) if at else law.nodes,
         weights=(*even, *(law.weights[i] for i in stay)),
         roots=(*(new[k] for k in used), *(law.roots[i] for i in stay)),
     )

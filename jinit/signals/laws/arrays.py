@@ -71,6 +71,11 @@ class _Functions:
 xp: Any = _Functions()
 
 
+def pick(x: Any, *indices: Any) -> Any:
+    """`x[indices]`, whichever of them is traced."""
+    return jnp.asarray(x)[indices] if _of_jax(indices) else x[indices]
+
+
 def each(function: Callable[[Any], Any], x: Any) -> Any:
     """`function` of every `x[i]`, stacked."""
     return jax.vmap(function)(x) if _of_jax(x) else np.stack([function(row) for row in x])
