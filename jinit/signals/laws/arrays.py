@@ -27,6 +27,11 @@ def _is_key(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jax.dtypes.extended)
 
 
+def is_traced(x: Any) -> bool:
+    """Whether the values of an array are not known."""
+    return isinstance(x, Tracer)
+
+
 def _of_jax(x: Any) -> bool:
     if isinstance(x, (list, tuple)):
         return any(map(_of_jax, x))

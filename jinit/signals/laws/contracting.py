@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit._typing import Array
-from jinit.signals.laws.align import SIZES, limited
+from jinit.signals.laws.align import SIZES, levels_by_variance
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.law import (
     COTANGENT,
@@ -201,11 +201,11 @@ def normal_sum_of(
     mean: Law, spreads: dict[Axes, Array], name: Hashable, *, linear: bool, common: bool = False
 ) -> Law:
     """`mean` plus a normal for each set of axes."""
-    levels = limited(set(spreads), common=common)
+    levels = levels_by_variance(spreads, mean.shape, common=common)
     mean = dataclasses.replace(mean, is_normal=not mean.roots)
     if linear or mean.nodes.size * math.prod(SIZES[len(levels)]) > TIDY:
         mean, spreads = _all_normal(mean, spreads)
-        levels = limited(set(spreads), common=common)
+        levels = levels_by_variance(spreads, mean.shape, common=common)
     kind = COTANGENT if linear else SIGNAL
     totals = [xp.zeros((), mean.nodes.dtype)] * len(levels)
     for axes, variance in spreads.items():
