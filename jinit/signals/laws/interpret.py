@@ -125,12 +125,32 @@ class Interpreter:
 def _alive(jaxpr: Any) -> list[tuple[int, Any]]:
     """The equations that a result depends on, with their places."""
     needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    pads = {eqn.outvars[0]: eqn for eqn in jaxpr.eqns if eqn.primitive.name == "pad"}
     alive = []
     for i, eqn in reversed(list(enumerate(jaxpr.eqns))):
+        eqn = _with_padding(eqn, pads)
         if not needed.isdisjoint(eqn.outvars):
             needed.update(v for v in eqn.invars if not isinstance(v, Literal))
             alive.append((i, eqn))
     return alive[::-1]
+
+
+def _with_padding(eqn: Any, makers: Mapping[Any, Any]) -> Any:
+    """A sum over windows of what was padded with zeros, as one over windows that reach into the padding.
+
+    As it stands in the gradient of an average pooling. Padded entries would count as on average.
+    """
+    if eqn.primitive.name != "reduce_window_sum" or (pad := makers.get(eqn.invars[0])) is None:
+        return eqn
+    value, config, p = pad.invars[1], pad.params["padding_config"], eqn.params
+    plain = all(d == 1 for d in p["base_dilation"]) and isinstance(value, Literal) and value.val == 0
+    if not plain:
+        return eqn
+    padding = [(lo + a, hi + b) for (lo, hi, _), (a, b) in zip(config, p["padding"], strict=True)]
+    dilation = tuple(inner + 1 for _, _, inner in config)
+    return eqn.replace(
+        invars=[pad.invars[0]], params={**p, "padding": tuple(padding), "base_dilation": dilation}
+    )
 
 
 def _made(x: Value, at: Name) -> Value:
