@@ -14,7 +14,7 @@ from jinit._compat import Literal, opened
 from jinit.jaxprs.dataflow import CONTRACTIONS
 from jinit.signals.laws.arrays import near, xp
 from jinit.signals.laws.holding import run_held, unknown
-from jinit.signals.laws.law import COTANGENT, SIGNAL, Law, Root, all_axes, normal, two_moments
+from jinit.signals.laws.law import COTANGENT, SIGNAL, WEIGHT, Law, Root, all_axes, normal, two_moments
 from jinit.signals.laws.loops import CONTROL
 from jinit.signals.laws.rules import RULES, contracted, contraction_of, elementwise, is_elementwise
 from jinit.signals.laws.softmax import is_softmax, softmax_rule
@@ -98,7 +98,7 @@ class Interpreter:
         if kind in ("dot_general", "conv_general_dilated"):
             return contraction(eqn, ins, at)
         if _picks_rows(kind, ins):
-            ins = ins[:1]
+            ins = [ins[0] if _is_parameter(ins[1]) else _as_signal(ins[0])]
         laws = [as_law(x, (at, i)) for i, x in enumerate(ins)]
         if broken := [x for x in laws if isinstance(x, Unknown)]:
             return broken[:1] * len(eqn.outvars)
@@ -163,6 +163,16 @@ def _made(x: Value, at: Name) -> Value:
 def _picks_rows(kind: str, ins: Sequence[Value]) -> bool:
     """Whether the equation picks or places entries by indices, whatever those are."""
     return kind in ("gather", "dynamic_slice") and isinstance(ins[0], Law)
+
+
+def _is_parameter(x: Value) -> bool:
+    return isinstance(x, Held) and INPUTS not in x.source
+
+
+def _as_signal(x: Any) -> Any:
+    """Rows of a weight that inputs pick are a signal."""
+    roots = tuple(dataclasses.replace(r, kind=SIGNAL) if r.kind == WEIGHT else r for r in x.roots)
+    return dataclasses.replace(x, roots=roots)
 
 
 def _is_layer(a: frozenset[str], b: frozenset[str]) -> bool:
