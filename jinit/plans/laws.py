@@ -39,7 +39,7 @@ def law_of(assignment: Assignment, *, caller: str) -> tuple[Any, Any]:
     moments = []
     for init, given in zip(inits, assignment.initializers, strict=True):
         if init is None:
-            _refuse(assignment, given, caller)
+            raise ValueError(_refusal(assignment, given, caller))
         # A function that is not jinit's is called as it is, on a kernel.
         shape = called_shape(given, layers, whole=len(inits) == 1)
         moments.append((init.mean(shape), init.variance(shape)))
@@ -75,10 +75,8 @@ def _made(maker: Callable[..., Any], init: types.FunctionType) -> Any:
         return None
 
 
-def _refuse(assignment: Assignment, init: Any, caller: str) -> None:
+def _refusal(assignment: Assignment, init: Any, caller: str) -> str:
     must = f"the law of {assignment.path!r} must be known"
     got = f"{init!r}, which rule {assignment.rule} ({text_of(assignment.pattern)}) gives it"
     advice = "Use an initializer of jinit, or one with methods `mean(shape)` and `variance(shape)`; or pass"
-    raise ValueError(message(caller, must, got, f"{advice} `weights` a mapping from path to variance."))
-
-
+    return message(caller, must, got, f"{advice} `weights` a mapping from path to variance.")

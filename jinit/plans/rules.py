@@ -64,8 +64,10 @@ class Plan:
 
         Example:
           >>> import jax, jinit
-          >>> apply, params = lambda params, x: x @ params["w"], {"w": jax.ShapeDtypeStruct((8, 4), "float32")}
-          >>> jinit.plan([("w", jinit.he_normal())]).laws(apply)(params, jax.ShapeDtypeStruct((2, 8), "float32"))
+          >>> apply = lambda params, x: x @ params["w"]
+          >>> params = {"w": jax.ShapeDtypeStruct((8, 4), "float32")}
+          >>> x = jax.ShapeDtypeStruct((2, 8), "float32")
+          >>> jinit.plan([("w", jinit.he_normal())]).laws(apply)(params, x)
           {'w': (0.0, 0.25)}
         """
         caller = "plan.laws(...)"

@@ -60,7 +60,7 @@ def run_on_laws(
     def ran(params: PyTree, *inputs: Any, **kwargs: Any) -> dict[str, T]:
         signature, arrays = split(params, inputs, kwargs)
         laws: Any = getattr(weights, "laws", None)  # those of a plan
-        named = weights if laws is None else laws(apply)(params, *inputs, **kwargs)
+        named: Any = weights if laws is None else laws(apply)(params, *inputs, **kwargs)
         call, compact, moments = call_of(signature, arrays, named, caller)
         with np.errstate(all="ignore"):
             found = run_of(call)(compact, moments)
@@ -83,7 +83,7 @@ def _run(
         for i, c in enumerate(model.cotangents)
     ]
     found = jax.tree.unflatten(model.structure, interpreter.inner(model.closed, values, ()))
-    records = Records()
+    records: Any = Records()
     for site, here in zip(sites.sites, found, strict=True):
         for field, value in here.items():
             if isinstance(value, Unknown):
@@ -121,7 +121,9 @@ def _value(
     if (axes := call.laws[index]) is not None:
         mean, variance = moments
         if axes < 0:
-            one = xp.full((1,) * len(shape), mean, dtype) if not shape or min(shape) else xp.zeros(shape, dtype)
+            one = (
+                xp.full((1,) * len(shape), mean, dtype) if not shape or min(shape) else xp.zeros(shape, dtype)
+            )
             return Held(one, shape, source)
         return _weight(mean, variance, ("weight", index), shape, dtype, axes)
     if similarity is not None and index >= num_params and jnp.issubdtype(dtype, jnp.floating):
@@ -140,5 +142,3 @@ def _weight(mean: Any, variance: Any, name: Any, shape: tuple[int, ...], dtype: 
         return normal(mean, variance, name, shape, dtype, size=15, kind=WEIGHT)
     step = jax.vmap(lambda m, v: _weight(m, v, name, shape[1:], dtype, axes - 1))
     return Stacked(jax.tree.map(near, step(jnp.asarray(mean), jnp.asarray(variance))), shape[0])
-
-

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jinit._compat import opened
 from jinit._typing import Array, PyTree
@@ -108,7 +109,7 @@ class Traced:
     def holds_tracers(self) -> bool:
         """Whether the model is made of values that are being traced outside."""
         consts = (*self.program.consts, *opened(self.closed)[1])
-        return any(isinstance(c, jax.core.Tracer) for c in consts)
+        return any(isinstance(c, Tracer) for c in consts)
 
 
 def traced(apply: Any, call: Call, *, backward: bool, caller: str) -> Traced:

@@ -78,9 +78,9 @@ def limited(
 ) -> Levels:
     """At most four levels, of which the last holds all axes.
 
-    Those of most `importance` stay. If that is not known, the largest sets stay, so that what is dropped joins
-    a set with few more axes: what two entries no longer share are roots that many others share too. With
-    `common` so does the smallest: what all examples share.
+    Those of most `importance` stay. If that is not known, the largest sets stay, so that what is dropped
+    joins a set with few more axes: what two entries no longer share are roots that many others share too.
+    With `common` so does the smallest: what all examples share.
     """
     levels = sorted(found, key=lambda a: (len(a), sorted(a)))
     if not levels:

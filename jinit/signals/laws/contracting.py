@@ -148,7 +148,7 @@ def contract(
     roots = union(quiet)
     mean = _product(quiet, roots) * xp.asarray(math.prod(how.counts.values()), quiet[0].nodes.dtype)
     still = [{frozenset[int](): dataclasses.replace(q, nodes=squared(q.nodes))} for q in quiet]
-    spreads: dict[Axes, Array] = {}
+    spreads: dict[Axes, Any] = {}
     fixed_a, fixed_b = (x.fixed_sums & summed for x in laws)
     for (own_a, x), (own_b, y) in _pairs(still, variances):
         if (fixed_a & own_a) - own_b or (fixed_b & own_b) - own_a:

@@ -13,10 +13,11 @@ import numpy as np
 from jinit._compat import Literal, opened
 from jinit.jaxprs.dataflow import CONTRACTIONS
 from jinit.signals.laws.arrays import near, xp
+from jinit.signals.laws.elementwise import elementwise, is_elementwise
 from jinit.signals.laws.holding import run_held, unknown
 from jinit.signals.laws.law import COTANGENT, SIGNAL, WEIGHT, Law, Root, all_axes, normal, two_moments
 from jinit.signals.laws.loops import CONTROL
-from jinit.signals.laws.rules import RULES, contracted, contraction_of, elementwise, is_elementwise
+from jinit.signals.laws.rules import RULES, contracted, contraction_of
 from jinit.signals.laws.softmax import is_softmax, softmax_rule
 from jinit.signals.laws.values import (
     INPUTS,
@@ -191,11 +192,13 @@ def contraction(eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:
     how = contraction_of(eqn)
     weights = [i for i, x in enumerate(ins) if _is_weight(x)]
     laws: list[Any] = []
+    # In the gradient of a weight the examples are summed over, and features stay.
+    gradient = eqn.primitive.name == "dot_general" and any(isinstance(x, Law) and x.is_linear for x in ins)
     for i, x in enumerate(ins):
         if isinstance(x, Held) and jnp.issubdtype(x.dtype, jnp.floating):
-            laws.append(
-                of_weight(x, (at, i)) if x.source == {PARAMS} else of_examples(x, how.free[i], (at, i))
-            )
+            examples = frozenset(range(len(x.shape))) - how.free[i] if gradient else how.free[i]
+            whole = x.source == {PARAMS}
+            laws.append(of_weight(x, (at, i)) if whole else of_examples(x, examples, (at, i)))
         else:
             laws.append(as_law(x, (at, i)))
     if broken := [x for x in laws if isinstance(x, Unknown)]:
