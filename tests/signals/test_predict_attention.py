@@ -45,7 +45,7 @@ def inputs(alike: float) -> jax.Array:
 @pytest.mark.parametrize("alike", [0.0, 0.7])
 @pytest.mark.parametrize("softmax", [jax.nn.softmax, by_hand])
 def test_gradients_agree_with_measure(softmax, alike):
-    """Rows of what comes back sum to zero: else gradients would be several times larger where keys are alike."""
+    """Rows of what comes back sum to zero; else gradients would be far too large where keys are alike."""
 
     def apply(p: Any, x: Any) -> Any:
         return attention(p, x, softmax)

@@ -221,7 +221,9 @@ def normal_sum_of(
 
 def _all_normal(mean: Law, spreads: dict[Axes, Array]) -> tuple[Law, dict[Axes, Array]]:
     """The roots of the mean, too, as normals, and all variances averaged."""
-    totals = {axes: average(mean, of=v).reshape(()) if v.ndim else v for axes, v in spreads.items()}
+    totals: dict[Axes, Any] = {
+        axes: average(mean, of=v).reshape(()) if v.ndim else v for axes, v in spreads.items()
+    }
     _, found = spread_by_axes(mean, range(len(mean.roots)))
     for axes, v in found.items():
         totals[axes] = totals.get(axes, xp.zeros((), v.dtype)) + v.reshape(())

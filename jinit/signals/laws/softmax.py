@@ -165,7 +165,7 @@ def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
         Law(p.nodes * xp.sqrt(squared(1 - p.nodes) + others), p.weights, p.roots, p.shape, p.dtype),
         range(len(p.roots)),
     )
-    ours = {axes: variance.reshape(()) for axes, variance in spread.items()}
+    ours: dict[Axes, Any] = {axes: variance.reshape(()) for axes, variance in spread.items()}
     nowhere: Axes = frozenset()
     ours[nowhere] = ours.get(nowhere, xp.zeros((), mean.dtype)) + squared(mean).reshape(())
     _, theirs = spread_by_axes(cotangent, range(len(cotangent.roots)))

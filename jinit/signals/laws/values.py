@@ -140,7 +140,8 @@ def _of_examples(value: Held, varying: tuple[int, ...], name: Hashable) -> Law:
     nodes, weights, roots = xp.zeros((), x.dtype), [], []
     for k, (own, piece, size) in enumerate(pieces):
         points, w = _quantiles(piece.reshape(-1), size)
-        nodes = nodes[..., None] + _with_variance(points, w, parts[own])
+        scaled = _with_variance(points, w, parts[own])
+        nodes = nodes[..., None] + scaled.reshape((1,) * k + (-1,))
         weights.append(w)
         roots.append(Root((name, k), own | {varying[-1]}))
     return _on_roots(value, nodes, tuple(weights), tuple(roots))
