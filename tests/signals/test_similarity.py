@@ -92,7 +92,10 @@ def test_agrees_with_measurement(model, shape):
     x = 0.3**0.5 * common + 0.7**0.5 * own
     params = jax.eval_shape(model.init, jax.random.key(0), x)
     plan = jinit.plan(
-        [("*/kernel", nn.initializers.lecun_normal()), ("*/scale", jinit.ones), ("*", jinit.zeros)]
+        [
+            ("*/kernel", nn.initializers.lecun_normal()),
+            ("*", lambda use: jinit.ones if "scale" in use.path else jinit.zeros),
+        ]
     )
     alike = jinit.predict_similarity(model.apply, similarity=0.3, weights=plan)(params, x)
     seen = measured(model, x, 12)
