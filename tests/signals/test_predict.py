@@ -180,6 +180,7 @@ def test_layer_norm_and_softmax_are_exact():
     np.testing.assert_allclose(records["b"].input.mean, 0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_works_under_jit_and_takes_moments_of_arrays():
     params = {"a": array(128, 128, scale=0.1), "b": array(128, 10, seed=1, scale=0.1)}
     x = array(64, 128, seed=2)
@@ -202,6 +203,15 @@ def test_own_rule():
     rules = {jax.lax.cumsum_p: lambda moments, eqn: [(moments[0][0] * 32.5, moments[0][1] * 32.5)]}
     records = jinit.predict(apply, weights=lambda path: 1 / 64, rules=rules, backward=False)(*given)
     np.testing.assert_allclose(records["b"].input.second_moment, 32.5 * 0.3943, rtol=1e-3)
+
+
+def test_a_rule_that_gives_something_else_is_refused():
+    rules = {jax.lax.cumsum_p: lambda moments, eqn: [moments[0][0]]}
+    predicted = jinit.predict(
+        lambda p, x: jnp.cumsum(x @ p["a"], axis=-1) @ p["b"], weights=lambda path: 1 / 64, rules=rules
+    )
+    with pytest.raises(ValueError, match=r"the rule of `cumsum` must give \(mean, variance\) of each result"):
+        predicted(shapes(64), Shape((8, 64), "float32"))
 
 
 def test_what_is_not_needed_is_not_refused():

@@ -70,7 +70,11 @@ def test_what_all_keys_share_has_no_effect():
     x = jnp.broadcast_to(array(EXAMPLES, 1, WIDTH, seed=1), (EXAMPLES, TOKENS, WIDTH))
     records = jinit.predict(attention, weights=PLAN)(SHAPES, x)
     for site in ("q", "k"):
-        assert float(records[site].weight_gradient.second_moment) == 0
+        # Zero but for the rounding of what is the same for all tokens: a square of float32's.
+        rounding = float(jnp.finfo(jnp.float32).eps) ** 2
+        assert float(records[site].weight_gradient.second_moment) < rounding * float(
+            records["v"].weight_gradient.second_moment
+        )
     np.testing.assert_allclose(records["o"].input.second_moment, records["v"].output.second_moment, rtol=1e-4)
 
 

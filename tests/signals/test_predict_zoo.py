@@ -10,8 +10,10 @@ import jinit
 from tests.zoo import ZOO
 
 # Some that compile quickly; the others are marked slow.
-QUICK = ["mlp", "conv_grouped", "scan_with_outputs", "one_hot_lookup", "power_iteration", "equinox_conv"]
+QUICK = ["mlp", "one_hot_lookup", "power_iteration", "equinox_conv"]
 SLOW = [
+    "conv_grouped",
+    "scan_with_outputs",
     "jit_with_shardings",
     "cnn_train",
     "cnn_eval",

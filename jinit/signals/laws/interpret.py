@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinit._compat import Literal, opened
+from jinit._compat import Literal, opened, source_of
+from jinit._errors import message
 from jinit.jaxprs.dataflow import CONTRACTIONS
 from jinit.signals.laws.arrays import near, xp
 from jinit.signals.laws.elementwise import elementwise, is_elementwise
@@ -89,6 +90,8 @@ class Interpreter:
             return [next(x for x in ins if isinstance(x, Unknown))] * len(eqn.outvars)
         if all(isinstance(x, Held) for x in ins):
             sources = [x.source for x in ins if isinstance(x, Held)]
+            if kind == "shard_map" and {PARAMS, INPUTS} <= frozenset().union(*sources):
+                return unknown(eqn, "`shard_map` has no rule")
             if not (kind in CONTRACTIONS and _is_layer(*sources[:2])):
                 return run_held(eqn, ins)  # type: ignore[arg-type]
         return self.on_laws(eqn, ins, at)
@@ -115,6 +118,11 @@ class Interpreter:
         if broken := [x for x in laws if isinstance(x, Unknown)]:
             return broken[:1] * len(eqn.outvars)
         moments = rule([two_moments(x) for x in laws], eqn)  # type: ignore[arg-type]
+        pairs = isinstance(moments, (list, tuple)) and len(moments) == len(eqn.outvars)
+        if not pairs or not all(isinstance(m, (list, tuple)) and len(m) == 2 for m in moments):
+            must = f"the rule of `{eqn.primitive.name}` must give (mean, variance) of each result"
+            got = f"{moments!r} for {len(eqn.outvars)} ({source_of(eqn)})"
+            raise ValueError(message("jinit.predict(...)", must, got))
         linear = any(x.is_linear for x in laws if isinstance(x, Law))
         kind = COTANGENT if linear else SIGNAL
         return [
