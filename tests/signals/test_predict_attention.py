@@ -75,7 +75,8 @@ def test_what_all_keys_share_has_no_effect():
         assert float(records[site].weight_gradient.second_moment) < rounding * float(
             records["v"].weight_gradient.second_moment
         )
-    np.testing.assert_allclose(records["o"].input.second_moment, records["v"].output.second_moment, rtol=1e-4)
+    # What tokens do not share, nothing here, is estimated in float32 from sums of TOKENS x EXAMPLES entries.
+    np.testing.assert_allclose(records["o"].input.second_moment, records["v"].output.second_moment, rtol=1e-3)
 
 
 @pytest.mark.slow
