@@ -65,3 +65,8 @@ def scan_arity(eqn: Any) -> tuple[int, int]:
     carries = sum(o.aval.ndim == b.aval.ndim for o, b in zip(eqn.outvars, body.outvars, strict=True))
     scanned = sum(v.aval.ndim == b.aval.ndim + 1 for v, b in zip(eqn.invars, body.invars, strict=True))
     return len(eqn.invars) - scanned - carries, carries
+
+
+def not_tracing() -> bool:
+    """Whether arrays made now are values, outside of `jax.jit` and the like."""
+    return not isinstance(jax.numpy.zeros(()), jax.core.Tracer)

@@ -1,0 +1,280 @@
+"""Laws on fewer roots: brought to a standard form, or several roots paired into one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jinit._typing import Array
+from jinit.signals.laws.arrays import each, is_traced, pick, xp
+from jinit.signals.laws.law import (
+    COTANGENT,
+    SIGNAL,
+    Axes,
+    Law,
+    Root,
+    as_float,
+    average,
+    constant,
+    plus_normal,
+    squared,
+    without,
+)
+from jinit.signals.laws.quadrature import gaussian
+
+Levels = tuple[Axes, ...]
+
+# Nodes for each level of the standard form, by the number of levels; the last level is an entry's own.
+SIZES = {0: (), 1: (128,), 2: (64, 256), 3: (12, 16, 64), 4: (4, 12, 6, 48)}
+# Points for each level when several roots are paired.
+POINTS = {0: (), 1: (1024,), 2: (128, 512), 3: (24, 32, 256), 4: (8, 12, 16, 128)}
+# The same where gradients take part.
+FEW_POINTS = {0: (), 1: (1024,), 2: (64, 256), 3: (8, 16, 128), 4: (4, 8, 8, 64)}
+MOST = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelMoments:
+    """Mean, and for each level the variance that it adds to those before it."""
+
+    mean: Array
+    variances: tuple[Array, ...]
+
+
+def levels_of(*laws: Law) -> Levels:
+    """The sets of axes along which roots vary, those shared by most entries first, four at most."""
+    found = {r.axes for law in laws for r in law.roots}
+    if len(found) <= MOST or any(is_traced(law.nodes) for law in laws):
+        return limited(found)
+    sums = dict.fromkeys(found, 0.0)
+    for law in laws:
+        x = as_float(law).nodes
+        for i, root in enumerate(law.roots):
+            alone = average(law, [k for k in range(len(law.roots)) if k != i], x)
+            sums[root.axes] += float(np.ravel(average(law, of=squared(alone - average(law, [i], alone))))[0])
+    return limited(found, importance=_weighed(sums, laws[0].shape))
+
+
+def _weighed(variances: Mapping[Axes, float], shape: Sequence[int]) -> dict[Axes, float]:
+    """What parts of an entry add to the variance of the sum of all entries."""
+    return {k: v * math.prod(n for i, n in enumerate(shape) if i not in k) for k, v in variances.items()}
+
+
+def levels_by_variance(spreads: Mapping[Axes, Array], shape: Sequence[int], *, common: bool) -> Levels:
+    """Four levels at most for a sum of normals, by their variances where those are known."""
+    if len(spreads) <= MOST or any(map(is_traced, spreads.values())):
+        return limited(set(spreads), common=common)
+    sums = {axes: float(np.mean(v)) for axes, v in spreads.items()}
+    return limited(set(spreads), importance=_weighed(sums, shape))
+
+
+def limited(
+    found: set[Axes], *, common: bool = True, importance: Mapping[Axes, float] | None = None
+) -> Levels:
+    """At most four levels, of which the last holds all axes.
+
+    Those of most `importance` stay. If that is not known, the largest sets stay, so that what is dropped
+    joins a set with few more axes: what two entries no longer share are roots that many others share too.
+    With `common` so does the smallest: what all examples share.
+    """
+    levels = sorted(found, key=lambda a: (len(a), sorted(a)))
+    if not levels:
+        return ()
+    everything = frozenset[int]().union(*levels)
+    proper = [a for a in levels if a != everything]
+    if len(proper) >= MOST and importance is not None:
+        kept = sorted(proper, key=lambda a: importance[a])[-(MOST - 1) :]
+        proper = [a for a in proper if a in kept]
+    elif len(proper) >= MOST:
+        proper = [proper[0], *proper[-(MOST - 2) :]] if common else proper[-(MOST - 1) :]
+    return (*proper, everything)
+
+
+def level_of(root: Root, levels: Levels) -> int:
+    """The first level that varies along all axes of the root."""
+    fits = [i for i, axes in enumerate(levels) if root.axes <= axes]
+    return fits[0] if fits else len(levels) - 1
+
+
+def level_moments(law: Law, levels: Levels) -> LevelMoments:
+    """Mean and variances by level."""
+    means = _level_means(law, levels)
+    variances = [average(law, of=squared(a - b)).reshape(()) for a, b in zip(means[1:], means, strict=False)]
+    return LevelMoments(means[0].reshape(()), tuple(variances))
+
+
+def _level_means(law: Law, levels: Levels) -> list[Array]:
+    """Means conditional on no level, on the first, on the first two, and so on."""
+    means = [law.nodes]
+    for level in reversed(range(len(levels))):
+        here = [i for i, r in enumerate(law.roots) if level_of(r, levels) == level]
+        means.append(average(law, here, means[-1]))
+    return means[::-1]
+
+
+def canonical(
+    law: Law,
+    levels: Levels,
+    name: Hashable,
+    moments: LevelMoments | None = None,
+    *,
+    linear: bool | None = None,
+) -> Law:
+    """The same law, or nearly, on one root for each level.
+
+    Means and variances of every level are kept exactly; `moments` may name them. Shape is kept as nested
+    quantiles, for gradients (`linear`) as a normal. What it had in common with other laws is lost.
+    """
+    law = as_float(law)
+    kind = COTANGENT if (law.is_linear if linear is None else linear) else SIGNAL
+    roots = tuple(Root((name, i), axes, kind) for i, axes in enumerate(levels))
+    sizes = SIZES[len(levels)]
+    if _is_canonical(law, levels, kind, sizes) and moments is None:
+        return dataclasses.replace(law, roots=roots, is_normal=False)
+    moments = moments or level_moments(law, levels)
+    if kind == COTANGENT:
+        out = constant(moments.mean, law.shape, law.dtype)
+        for root, variance in zip(roots, moments.variances, strict=True):
+            out = plus_normal(out, variance, root, 2)
+        return out
+    flat, weights = _by_level(law, levels)
+    rules = [gaussian(n) for n in sizes]
+    nodes = _nested_quantiles(flat, weights, [np.cumsum(w) - w / 2 for _, w in rules])
+    own = tuple(xp.asarray(w, nodes.dtype) for _, w in rules)
+    out = dataclasses.replace(law, nodes=nodes, weights=own, roots=roots, is_normal=False)
+    return _with_moments(out, levels, moments)
+
+
+def normal_sum(
+    moments: LevelMoments, levels: Levels, shape: Sequence[int], dtype: Any, name: Hashable
+) -> Law:
+    """A constant plus a normal for each level."""
+    out = dataclasses.replace(constant(moments.mean, shape, dtype), is_normal=True)
+    for i, (axes, variance) in enumerate(zip(levels, moments.variances, strict=True)):
+        out = plus_normal(out, variance, Root((name, i), axes), SIZES[len(levels)][i])
+    return out
+
+
+def fewer_cotangents(law: Law, name: Hashable) -> Law:
+    """A gradient with one cotangent root for each level, and the same moments given its other roots."""
+    ours = [i for i, r in enumerate(law.roots) if r.kind == COTANGENT]
+    levels = limited({law.roots[i].axes for i in ours})
+    means, x = [], law.nodes
+    for level in reversed(range(len(levels))):
+        here = [i for i in ours if level_of(law.roots[i], levels) == level]
+        mean = average(law, here, x)
+        means.append(without(law, ours, average(law, ours, squared(x - mean))))
+        x = mean
+    out = without(law, ours, x)
+    for i, (axes, variance) in enumerate(zip(levels, means[::-1], strict=True)):
+        spread = variance.nodes.reshape(variance.nodes.shape + (1,) * i)
+        out = plus_normal(out, spread, Root((name, i), axes, COTANGENT), 2)
+    return out
+
+
+def _is_canonical(law: Law, levels: Levels, kind: str, sizes: tuple[int, ...]) -> bool:
+    expected = (2,) * len(levels) if kind == COTANGENT else sizes
+    same = tuple(r.axes for r in law.roots) == levels and law.nodes.shape == expected
+    return same and all(r.kind == kind and not r.average for r in law.roots)
+
+
+def _by_level(law: Law, levels: Levels) -> tuple[Array, list[Array]]:
+    """Nodes with one axis for each level, and the weights of each."""
+    groups = [[i for i, r in enumerate(law.roots) if level_of(r, levels) == k] for k in range(len(levels))]
+    x = xp.transpose(law.nodes, [i for group in groups for i in group])
+    weights = []
+    for group in groups:
+        w = xp.ones((1,), law.nodes.dtype)
+        for i in group:
+            w = (w[:, None] * law.weights[i].astype(w.dtype)[None]).reshape(-1)
+        weights.append(w)
+    return x.reshape([w.size for w in weights]), weights
+
+
+def _nested_quantiles(x: Array, weights: list[Array], shares: list[np.ndarray]) -> Array:
+    """Quantiles of the first level's conditional means, and within each of them those of the next level."""
+    if not weights:
+        return x
+    by = x
+    for w in reversed(weights[1:]):
+        by = by @ w
+    order = xp.argsort(by)
+    first = pick(weights[0], order)
+    mass = xp.cumsum(first)
+    middle = (mass - first / 2) / mass[-1]
+    share = xp.asarray(shares[0], x.dtype)
+    if len(weights) == 1:
+        return xp.interp(share, middle, pick(x, order))
+    at = pick(order, xp.clip(xp.searchsorted(mass / mass[-1], share), 0, by.size - 1))
+    picked = pick(x, at)
+    return each(lambda row: _nested_quantiles(row, weights[1:], shares[1:]), picked)
+
+
+def _with_moments(law: Law, levels: Levels, wanted: LevelMoments) -> Law:
+    """Scale and shift, level by level."""
+    means = _level_means(law, levels)
+    out = xp.broadcast_to(wanted.mean.astype(law.nodes.dtype), means[0].shape)
+    for after, before, variance in zip(means[1:], means, wanted.variances, strict=False):
+        has = average(law, of=squared(after - before)).reshape(())
+        tiny = xp.asarray(jnp.finfo(has.dtype).tiny, has.dtype)
+        out = out + (after - before) * xp.sqrt(variance.astype(has.dtype) / xp.maximum(has, tiny))
+    # Where squares overflow, as those of what stands for minus infinity in a mask, shape alone is kept.
+    finite = xp.isfinite(xp.sum(xp.stack(wanted.variances)) if wanted.variances else wanted.mean)
+    return dataclasses.replace(law, nodes=xp.where(finite, out, law.nodes))
+
+
+def paired(laws: Sequence[Law], roots: Sequence[Root], name: Hashable) -> list[Law]:
+    """The laws on one new root for each level, whose points pair the nodes of all roots of that level.
+
+    Points of a low-discrepancy sequence, as in Kronecker's: the first root runs through its nodes in order,
+    the next ones in steps of irrational numbers. Gradients and averages stay on roots of their own.
+    """
+    free = [r for r in roots if r.kind != COTANGENT and not r.average]
+    levels = limited({r.axes for r in free})
+    weights = {r: w for law in laws for r, w in zip(law.roots, law.weights, strict=True)}
+    index: dict[Root, tuple[int, Array]] = {}
+    points = FEW_POINTS if any(r.kind == COTANGENT for r in roots) else POINTS
+    for k, count in enumerate(points[len(levels)]):
+        members = [r for r in free if level_of(r, levels) == k]
+        for j, root in enumerate(members):
+            mass = xp.cumsum(weights[root])
+            at = xp.searchsorted(mass / mass[-1], xp.asarray(_sequence(count, j), mass.dtype))
+            index[root] = k, xp.clip(at, 0, mass.size - 1)
+    new = tuple(Root((name, "pair", k), axes) for k, axes in enumerate(levels))
+    return [_indexed(law, index, new) for law in laws]
+
+
+def _sequence(count: int, j: int) -> np.ndarray:
+    """Coordinate `j` of a sequence of `count` points that fill the unit cube evenly."""
+    k = np.arange(count)
+    if j == 0:
+        return (k + 0.5) / count
+    return (0.5 + k * math.sqrt([5, 2, 3, 7, 11, 13, 17, 19][(j - 1) % 8]) / 2) % 1.0
+
+
+def _indexed(law: Law, index: dict[Root, tuple[int, Array]], new: tuple[Root, ...]) -> Law:
+    moved = [i for i, r in enumerate(law.roots) if r in index]
+    stay = [i for i, r in enumerate(law.roots) if r not in index]
+    used = sorted({index[law.roots[i]][0] for i in moved})
+    at = []
+    for i in range(len(law.roots)):
+        if i in moved:
+            level, points = index[law.roots[i]]
+            at.append(points.reshape([-1 if k == level else 1 for k in used] + [1] * len(stay)))
+        else:
+            shape = [1] * len(used) + [-1 if k == i else 1 for k in stay]
+            at.append(xp.arange(law.nodes.shape[i]).reshape(shape))
+    counts = [next(p.size for k, p in index.values() if k == level) for level in used]
+    dtype = jnp.float32 if not jnp.issubdtype(law.nodes.dtype, jnp.inexact) else xp.real(law.nodes).dtype
+    even = tuple(xp.full(n, 1 / n, dtype) for n in counts)
+    return dataclasses.replace(
+        law,
+        nodes=pick(law.nodes, *at) if at else law.nodes,
+        weights=(*even, *(law.weights[i] for i in stay)),
+        roots=(*(new[k] for k in used), *(law.roots[i] for i in stay)),
+    )

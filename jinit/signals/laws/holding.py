@@ -1,0 +1,55 @@
+"""Equations on arrays, run as they stand; and those that were not followed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from jinit._compat import bind
+from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.elementwise import is_elementwise
+from jinit.signals.laws.values import Held, Unknown, Value
+
+# What entries that are all alike do not notice.
+LAYOUT = ("reshape", "transpose", "squeeze", "expand_dims", "slice", "split", "rev", "dynamic_slice", "copy")
+
+
+def unknown(eqn: Any, reason: str) -> list[Value]:
+    """All results of an equation that was not followed."""
+    return [Unknown(reason, eqn.primitive.name)] * len(eqn.outvars)
+
+
+def run_held(eqn: Any, ins: Sequence[Held]) -> list[Value]:
+    """The equation itself, on arrays: at once where they are numbers that stand in the program."""
+    if all(not isinstance(x.array, Tracer) for x in ins):
+        with jax.ensure_compile_time_eval():
+            return _run_held(eqn, ins)
+    return _run_held(eqn, ins)
+
+
+def _run_held(eqn: Any, ins: Sequence[Held]) -> list[Value]:
+    """Entries that repeat stay repeated."""
+    kind = eqn.primitive.name
+    source = frozenset().union(*(x.source for x in ins))
+    shapes = [v.aval.shape for v in eqn.outvars]
+    if kind == "pvary":  # nothing but a type, of a place that is not entered
+        return list(ins)
+    if kind == "broadcast_in_dim" and len(ins) == 1:
+        (x,), dims = ins, eqn.params["broadcast_dimensions"]
+        place = dict(zip(dims, x.array.shape, strict=True))
+        return [
+            Held(x.array.reshape([place.get(i, 1) for i in range(len(shapes[0]))]), tuple(shapes[0]), source)
+        ]
+    if kind in LAYOUT and ins[0].array.size == 1:
+        return [Held(ins[0].array.reshape((1,) * len(s)), tuple(s), source) for s in shapes]
+    repeated = any(x.array.shape != x.shape for x in ins)
+    if repeated and is_elementwise(eqn):
+        compact = jnp.broadcast_shapes(*(x.array.shape for x in ins))
+        outs = bind(eqn, [xp.broadcast_to(x.array, compact) if x.shape != () else x.array for x in ins])
+        return [Held(o, tuple(s), source) for o, s in zip(outs, shapes, strict=True)]
+    outs = bind(eqn, [x.whole() for x in ins])
+    return [Held(o, tuple(o.shape), source) for o in outs]

@@ -1,0 +1,234 @@
+"""Run a jaxpr on laws."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jinit._compat import Literal, opened, source_of
+from jinit._errors import message
+from jinit.jaxprs.dataflow import CONTRACTIONS
+from jinit.signals.laws.arrays import near, xp
+from jinit.signals.laws.elementwise import elementwise, is_elementwise
+from jinit.signals.laws.holding import run_held, unknown
+from jinit.signals.laws.law import COTANGENT, SIGNAL, WEIGHT, Law, Root, all_axes, normal, two_moments
+from jinit.signals.laws.loops import CONTROL
+from jinit.signals.laws.rules import RULES, contracted, contraction_of
+from jinit.signals.laws.softmax import is_softmax, softmax_rule
+from jinit.signals.laws.values import (
+    INPUTS,
+    PARAMS,
+    Held,
+    Stacked,
+    Unknown,
+    Value,
+    as_law,
+    held,
+    of_examples,
+    of_weight,
+)
+
+# `rule([(mean, variance) of each operand], eqn) -> [(mean, variance) of each result]`.
+MomentRule = Callable[[list[tuple[Any, Any]], Any], Sequence[tuple[Any, Any]]]
+Name = Hashable
+
+NOISE_NODES = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Interpreter:
+    """Runs equations on laws.
+
+    Attributes:
+      rules: the user's own, by primitive.
+    """
+
+    rules: Mapping[Any, MomentRule]
+
+    def body(
+        self, jaxpr: Any, consts: Sequence[Value], args: Sequence[Value], at: tuple[int, ...]
+    ) -> list[Any]:
+        """The laws of a jaxpr's results."""
+        env: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
+        env.update(zip(jaxpr.invars, args, strict=True))
+
+        def read(atom: Any) -> Value:
+            if not isinstance(atom, Literal):
+                return env[atom]
+            aval: Any = atom.aval
+            return held(np.asarray(atom.val, aval.dtype))
+
+        for i, eqn in _alive(jaxpr):
+            outs = self.equation(eqn, [read(v) for v in eqn.invars], (*at, i))
+            env.update(
+                (v, _made(x, (*at, i, k))) for k, (v, x) in enumerate(zip(eqn.outvars, outs, strict=True))
+            )
+        return [read(v) for v in jaxpr.outvars]
+
+    def inner(self, jaxpr: Any, args: Sequence[Value], at: tuple[int, ...]) -> list[Any]:
+        """The laws of an inner jaxpr's results."""
+        opened_jaxpr, consts = opened(jaxpr)
+        return self.body(opened_jaxpr, [held(c) for c in consts], args, at)
+
+    def equation(self, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:
+        """The laws of one equation's results."""
+        kind = eqn.primitive.name
+        if eqn.primitive in self.rules:
+            return self.by_moments(self.rules[eqn.primitive], eqn, ins, at)
+        if is_softmax(eqn) and all(isinstance(x, Law) for x in ins):
+            return softmax_rule(eqn, ins, at)  # type: ignore[arg-type]
+        if kind in CONTROL:
+            return CONTROL[kind](self, eqn, ins, at)
+        if kind == "random_bits" and eqn.outvars[0].aval.shape != ():
+            return [noise(eqn, at)]
+        if any(isinstance(x, Unknown) for x in ins) and not _picks_rows(kind, ins):
+            return [next(x for x in ins if isinstance(x, Unknown))] * len(eqn.outvars)
+        if all(isinstance(x, Held) for x in ins):
+            sources = [x.source for x in ins if isinstance(x, Held)]
+            if kind == "shard_map" and {PARAMS, INPUTS} <= frozenset().union(*sources):
+                return unknown(eqn, "`shard_map` has no rule")
+            if not (kind in CONTRACTIONS and _is_layer(*sources[:2])):
+                return run_held(eqn, ins)  # type: ignore[arg-type]
+        return self.on_laws(eqn, ins, at)
+
+    def on_laws(self, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:
+        """The laws of a first-order equation's results, some operand being a law."""
+        kind = eqn.primitive.name
+        if kind in ("dot_general", "conv_general_dilated"):
+            return contraction(eqn, ins, at)
+        if _picks_rows(kind, ins):
+            ins = [ins[0] if _is_parameter(ins[1]) else _as_signal(ins[0])]
+        laws = [as_law(x, (at, i)) for i, x in enumerate(ins)]
+        if broken := [x for x in laws if isinstance(x, Unknown)]:
+            return broken[:1] * len(eqn.outvars)
+        if kind in RULES:
+            return list(RULES[kind](eqn, laws, at))  # type: ignore[arg-type]
+        if is_elementwise(eqn):
+            return [_coin(x) for x in elementwise(eqn, laws, at)]  # type: ignore[arg-type]
+        return unknown(eqn, f"`{kind}` has no rule")
+
+    def by_moments(self, rule: MomentRule, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:
+        """The user's rule: normal entries of the moments it gives."""
+        laws = [as_law(x, (at, i)) for i, x in enumerate(ins)]
+        if broken := [x for x in laws if isinstance(x, Unknown)]:
+            return broken[:1] * len(eqn.outvars)
+        moments = rule([two_moments(x) for x in laws], eqn)  # type: ignore[arg-type]
+        pairs = isinstance(moments, (list, tuple)) and len(moments) == len(eqn.outvars)
+        if not pairs or not all(isinstance(m, (list, tuple)) and len(m) == 2 for m in moments):
+            must = f"the rule of `{eqn.primitive.name}` must give (mean, variance) of each result"
+            got = f"{moments!r} for {len(eqn.outvars)} ({source_of(eqn)})"
+            raise ValueError(message("jinit.predict(...)", must, got))
+        linear = any(x.is_linear for x in laws if isinstance(x, Law))
+        kind = COTANGENT if linear else SIGNAL
+        return [
+            normal(m, v, (at, i), out.aval.shape, out.aval.dtype, kind=kind)
+            for i, ((m, v), out) in enumerate(zip(moments, eqn.outvars, strict=True))
+        ]
+
+
+def _alive(jaxpr: Any) -> list[tuple[int, Any]]:
+    """The equations that a result depends on, with their places."""
+    needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    pads = {eqn.outvars[0]: eqn for eqn in jaxpr.eqns if eqn.primitive.name == "pad"}
+    alive = []
+    for i, eqn in reversed(list(enumerate(jaxpr.eqns))):
+        eqn = _with_padding(eqn, pads)
+        if not needed.isdisjoint(eqn.outvars):
+            needed.update(v for v in eqn.invars if not isinstance(v, Literal))
+            alive.append((i, eqn))
+    return alive[::-1]
+
+
+def _with_padding(eqn: Any, makers: Mapping[Any, Any]) -> Any:
+    """A sum over windows of what was padded with zeros, as one over windows that reach into the padding.
+
+    As it stands in the gradient of an average pooling. Padded entries would count as on average.
+    """
+    if eqn.primitive.name != "reduce_window_sum" or (pad := makers.get(eqn.invars[0])) is None:
+        return eqn
+    value, config, p = pad.invars[1], pad.params["padding_config"], eqn.params
+    plain = all(d == 1 for d in p["base_dilation"]) and isinstance(value, Literal) and value.val == 0
+    if not plain:
+        return eqn
+    padding = [(lo + a, hi + b) for (lo, hi, _), (a, b) in zip(config, p["padding"], strict=True)]
+    dilation = tuple(inner + 1 for _, _, inner in config)
+    return eqn.replace(
+        invars=[pad.invars[0]], params={**p, "padding": tuple(padding), "base_dilation": dilation}
+    )
+
+
+def _made(x: Value, at: Name) -> Value:
+    if not isinstance(x, (Law, Stacked)):
+        return x
+    x = jax.tree.map(near, x)
+    return dataclasses.replace(x, origin=at) if isinstance(x, Law) and x.origin is None else x
+
+
+def _picks_rows(kind: str, ins: Sequence[Value]) -> bool:
+    """Whether the equation picks or places entries by indices, whatever those are."""
+    return kind in ("gather", "dynamic_slice") and isinstance(ins[0], Law)
+
+
+def _is_parameter(x: Value) -> bool:
+    return isinstance(x, Held) and INPUTS not in x.source
+
+
+def _as_signal(x: Any) -> Any:
+    """Rows of a weight that inputs pick are a signal."""
+    roots = tuple(dataclasses.replace(r, kind=SIGNAL) if r.kind == WEIGHT else r for r in x.roots)
+    return dataclasses.replace(x, roots=roots)
+
+
+def _is_layer(a: frozenset[str], b: frozenset[str]) -> bool:
+    """Whether parameters alone meet what depends on inputs."""
+    return (a == {PARAMS} and INPUTS in b) or (b == {PARAMS} and INPUTS in a)
+
+
+def _is_weight(x: Value) -> bool:
+    return x.is_weight if isinstance(x, Law) else isinstance(x, Held) and x.source == {PARAMS}
+
+
+def contraction(eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:
+    """A contraction, of which arrays need no more than two moments."""
+    if any(jnp.issubdtype(v.aval.dtype, jnp.complexfloating) for v in eqn.invars):
+        return unknown(eqn, f"`{eqn.primitive.name}` of complex numbers has no rule")
+    how = contraction_of(eqn)
+    weights = [i for i, x in enumerate(ins) if _is_weight(x)]
+    laws: list[Any] = []
+    # In the gradient of a weight the examples are summed over, and features stay.
+    gradient = eqn.primitive.name == "dot_general" and any(isinstance(x, Law) and x.is_linear for x in ins)
+    for i, x in enumerate(ins):
+        if isinstance(x, Held) and jnp.issubdtype(x.dtype, jnp.floating):
+            examples = frozenset(range(len(x.shape))) - how.free[i] if gradient else how.free[i]
+            whole = x.source == {PARAMS}
+            laws.append(of_weight(x, (at, i)) if whole else of_examples(x, examples, (at, i)))
+        else:
+            laws.append(as_law(x, (at, i)))
+    if broken := [x for x in laws if isinstance(x, Unknown)]:
+        return broken[:1] * len(eqn.outvars)
+    return list(contracted(eqn, laws, at, weight=weights[0] if len(weights) == 1 else None))
+
+
+def noise(eqn: Any, at: tuple[int, ...]) -> Law:
+    """Uniform bits."""
+    shape, dtype = eqn.outvars[0].aval.shape, eqn.outvars[0].aval.dtype
+    share = (np.arange(NOISE_NODES) + 0.5) / NOISE_NODES
+    nodes = xp.asarray((share * 2.0 ** eqn.params["bit_width"]).astype(dtype))
+    weights = xp.full(NOISE_NODES, 1 / NOISE_NODES, jnp.float32)
+    return Law(nodes, (weights,), (Root(at, all_axes(shape)),), tuple(shape), dtype)
+
+
+def _coin(law: Law) -> Law:
+    """A yes or no made of noise, on two nodes."""
+    if law.dtype != jnp.bool_ or law.nodes.shape != (NOISE_NODES,):
+        return law
+    yes = xp.sum(law.nodes.astype(law.weights[0].dtype) * law.weights[0])
+    root = dataclasses.replace(law.roots[0], name=(law.roots[0].name, "coin"))
+    return dataclasses.replace(
+        law, nodes=xp.array([False, True]), weights=(xp.stack([1 - yes, yes]),), roots=(root,)
+    )

@@ -1,0 +1,247 @@
+"""The law of an array's entries: samples on a grid of independent roots."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jinit._typing import Array, at_least_float32
+from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.quadrature import gaussian
+
+Axes = frozenset[int]
+SIGNAL, WEIGHT, COTANGENT = "signal", "weight", "cotangent"
+
+
+@dataclasses.dataclass(frozen=True)
+class Root:
+    """An independent source of randomness.
+
+    Attributes:
+      name: equal names and axes mean the same random variables.
+      axes: axes of the array along which fresh independent copies stand; it is constant along the others.
+      kind: SIGNAL; WEIGHT, of a parameter; or COTANGENT, of which only two moments matter, since gradients
+        are linear in it.
+      average: whether it is what is left of an average over entries, to be forgotten where the average
+        is broadcast back to what it was taken over.
+    """
+
+    name: Hashable
+    axes: Axes
+    kind: str = SIGNAL
+    average: bool = False
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """The law of the entries of an array.
+
+    An entry is a function of its roots, held as its values at a grid of nodes. Two entries share those roots
+    that do not vary along the axes in which their indices differ. So one grid holds the law of an entry, and
+    the covariance of any two.
+
+    Attributes:
+      nodes: values of the function, one axis for each root.
+      weights: probabilities of the nodes of each root.
+      roots: the roots.
+      shape: shape of the array that this is the law of.
+      dtype: its dtype; nodes are held in at least float32.
+      is_normal: whether an entry is known to be a constant plus a normal for each root.
+      origin: where in the program it was made, which tells equal laws from equal variables.
+      fixed_sums: axes along which entries add up to the sum of their means: to one in a softmax, to zero in
+        what comes back from it.
+    """
+
+    nodes: Array
+    weights: tuple[Array, ...]
+    roots: tuple[Root, ...] = dataclasses.field(metadata={"static": True})
+    shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    dtype: Any = dataclasses.field(metadata={"static": True})
+    is_normal: bool = dataclasses.field(default=False, metadata={"static": True})
+    origin: Hashable = dataclasses.field(default=None, metadata={"static": True})
+    fixed_sums: Axes = dataclasses.field(default=frozenset(), metadata={"static": True})
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is a gradient, known by two moments."""
+        return any(r.kind == COTANGENT for r in self.roots)
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it is made of parameters alone."""
+        return bool(self.roots) and all(r.kind == WEIGHT for r in self.roots)
+
+    @property
+    def size(self) -> int:
+        """Number of entries of the array."""
+        return math.prod(self.shape)
+
+    def axes_varying(self) -> Axes:
+        """Axes along which entries differ."""
+        return frozenset().union(*(r.axes for r in self.roots))
+
+
+def all_axes(shape: Sequence[int]) -> Axes:
+    """Axes of more than one entry."""
+    return frozenset(i for i, n in enumerate(shape) if n > 1)
+
+
+def node_dtype(dtype: Any) -> Any:
+    """In what dtype nodes are held."""
+    return at_least_float32(dtype) if jnp.issubdtype(dtype, jnp.inexact) else jnp.dtype(dtype)
+
+
+def constant(value: Array, shape: Sequence[int], dtype: Any) -> Law:
+    """The law of an array all entries of which are `value`."""
+    return Law(xp.asarray(value, node_dtype(dtype)), (), (), tuple(shape), jnp.dtype(dtype))
+
+
+def rule(size: int, dtype: Any) -> tuple[Array, Array]:
+    """Nodes and weights for the standard normal, as arrays."""
+    nodes, weights = gaussian(size)
+    return xp.asarray(nodes, dtype), xp.asarray(weights, dtype)
+
+
+def normal(
+    mean: Any, variance: Any, name: Hashable, shape: Sequence[int], dtype: Any, *,
+    size: int = 128, kind: str = SIGNAL,
+) -> Law:  # fmt: skip
+    """Independent normal entries."""
+    law = dataclasses.replace(constant(mean, shape, dtype), is_normal=True)
+    return plus_normal(law, variance, Root(name, all_axes(shape), kind), size)
+
+
+def pair(square: Any, similarity: Any, name: Hashable, shape: Sequence[int], dtype: Any) -> Law:
+    """Normal entries of mean square `square`; any two along axis 0 are correlated by `similarity`."""
+    law = dataclasses.replace(constant(jnp.zeros(()), shape, dtype), is_normal=True)
+    every = all_axes(shape)
+    law = plus_normal(law, square * similarity, Root((name, 0), every - {0}), 64)
+    return plus_normal(law, square * (1 - similarity), Root((name, 1), every), 128)
+
+
+def plus_normal(law: Law, variance: Any, root: Root, size: int) -> Law:
+    """`law` and an independent normal of a variance that may depend on the roots it has."""
+    nodes, weights = rule(2 if root.kind == COTANGENT else size, law.nodes.dtype)
+    scale = xp.sqrt(xp.maximum(xp.asarray(variance, law.nodes.dtype), xp.zeros((), law.nodes.dtype)))
+    scale = xp.broadcast_to(scale, law.nodes.shape)
+    return dataclasses.replace(
+        law,
+        nodes=law.nodes[..., None] + scale[..., None] * nodes.reshape((1,) * law.nodes.ndim + (-1,)),
+        weights=(*law.weights, weights),
+        roots=(*law.roots, root),
+    )
+
+
+def average(law: Law, over: Iterable[int] | None = None, of: Array | None = None) -> Array:
+    """Mean of the nodes over the roots at these positions, all by default, their axes kept with one entry."""
+    x = law.nodes if of is None else of
+    positions = [i for i in (range(len(law.roots)) if over is None else over) if x.shape[i] > 1]
+    if not positions:
+        return x
+    for i in positions:
+        x = x * law.weights[i].astype(x.dtype).reshape([-1 if k == i else 1 for k in range(x.ndim)])
+    return xp.sum(x, axis=tuple(positions), keepdims=True)
+
+
+def without(law: Law, positions: Iterable[int], nodes: Array) -> Law:
+    """`law` with `nodes` that have one entry along the roots at these positions, those roots left out."""
+    gone = tuple(positions)
+    if not gone:
+        return law
+    kept = [i for i in range(len(law.roots)) if i not in gone]
+    return dataclasses.replace(
+        law,
+        nodes=xp.squeeze(nodes, gone),
+        weights=tuple(law.weights[i] for i in kept),
+        roots=tuple(law.roots[i] for i in kept),
+        is_normal=False,
+    )
+
+
+def forget_averages(law: Law) -> Law:
+    """`law` with means over entries taken as exact.
+
+    The middle node is kept: averaging over it would change a function of the mean, so that for instance a
+    normalised signal no longer had second moment one.
+    """
+    gone = [i for i, r in enumerate(law.roots) if r.average]
+    nodes = law.nodes
+    for i in gone:
+        if law.roots[i].kind == COTANGENT:
+            nodes = average(law, [i], nodes)
+        else:
+            middle = nodes.shape[i] // 2
+            nodes = nodes[(*(slice(None),) * i, slice(middle, middle + 1))]
+    return without(law, gone, nodes)
+
+
+def components(law: Law, varying: Sequence[int]) -> list[tuple[frozenset[int], Array]]:
+    """The orthogonal parts of the entries, by the set of roots that each is a function of.
+
+    `x = Σ_S x_S` over subsets `S` of the roots at positions `varying`, where `x_S` has mean zero over every
+    root in `S`, so that `E[x²] = Σ_S E[x_S²]`, all conditional on the other roots (Hoeffding, *A class of
+    statistics with asymptotically normal distribution*, 1948).
+    """
+    parts = [(frozenset[int](), law.nodes)]
+    for i in varying:
+        split = []
+        for roots, x in parts:
+            mean = average(law, [i], x)
+            split += [(roots, mean), (roots | {i}, x - mean)]
+        parts = split
+    return parts
+
+
+def spread_by_axes(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Axes, Array]]:
+    """Mean and, by the axes along which it differs, variance of the parts of an entry.
+
+    Both are conditional on the roots that are not at positions `varying`, and keep all axes of the nodes.
+    """
+    order = sorted(varying, key=lambda i: (len(law.roots[i].axes), sorted(law.roots[i].axes)))
+    chain = all(law.roots[i].axes <= law.roots[j].axes for i, j in itertools.pairwise(order))
+    found: dict[Axes, Array] = {}
+    if not chain:
+        parts = components(law, varying)
+        for own, x in parts[1:]:
+            _add(
+                found, frozenset().union(*(law.roots[i].axes for i in own)), average(law, varying, squared(x))
+            )
+        return parts[0][1], found
+    x = law.nodes  # with nested axes, what a root adds to those before it differs along its own
+    for i in reversed(order):
+        mean = average(law, [i], x)
+        _add(found, law.roots[i].axes, average(law, varying, squared(x - mean)))
+        x = mean
+    return x, found
+
+
+def _add(found: dict[Axes, Array], axes: Axes, variance: Array) -> None:
+    found[axes] = found[axes] + variance if axes in found else variance
+
+
+def squared(x: Array) -> Array:
+    """`|x|²`."""
+    return xp.real(x) ** 2 + xp.imag(x) ** 2 if jnp.iscomplexobj(x) else x * x
+
+
+def two_moments(law: Law) -> tuple[Array, Array]:
+    """Mean and variance of an entry, scalars."""
+    x = law.nodes if jnp.issubdtype(law.nodes.dtype, jnp.inexact) else law.nodes.astype(jnp.float32)
+    mean = average(law, of=x)
+    variance = average(law, of=squared(x - mean))
+    return mean.reshape(()), variance.reshape(())
+
+
+def as_float(law: Law) -> Law:
+    """`law` with floating nodes."""
+    if jnp.issubdtype(law.nodes.dtype, jnp.inexact):
+        return law
+    return dataclasses.replace(law, nodes=law.nodes.astype(np.float32))

@@ -1,0 +1,209 @@
+"""Moving entries: the same law, its roots along other axes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from jinit.signals.laws.align import canonical, levels_of
+from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.law import Axes, Law, Root, all_axes, as_float, forget_averages
+
+# For each axis of the operand, the axes of the result along which its entries now stand.
+AxisMap = Sequence[Axes]
+
+
+def relabelled(
+    law: Law, axis_map: AxisMap, shape: Sequence[int], rename: Callable[[Root], Hashable] | None = None
+) -> Law:
+    """`law` with its roots along other axes; `rename` names roots anew whose entries change places."""
+    real = all_axes(shape)
+    roots = []
+    for root in law.roots:
+        axes = frozenset().union(*(axis_map[i] for i in root.axes)) & real
+        name = rename(root) if rename is not None else root.name
+        roots.append(dataclasses.replace(root, name=name, axes=axes))
+    alone = [i for i in law.fixed_sums if len(axis_map[i]) == 1 and axis_map.count(axis_map[i]) == 1]
+    fixed = frozenset[int]().union(*(axis_map[i] for i in alone)) & real
+    return dataclasses.replace(law, roots=tuple(roots), shape=tuple(shape), fixed_sums=fixed)
+
+
+def broadcast(law: Law, dimensions: Sequence[int], shape: Sequence[int]) -> Law:
+    """`broadcast_in_dim`: axis `i` becomes axis `dimensions[i]`."""
+    law = forget_averages(law) if math.prod(shape) > law.size else law
+    return relabelled(law, [frozenset([d]) for d in dimensions], shape)
+
+
+def squeezed(law: Law, dimensions: Sequence[int], shape: Sequence[int]) -> Law:
+    """`squeeze`: axes of one entry leave."""
+    kept = [i for i in range(len(law.shape)) if i not in dimensions]
+    place = {axis: k for k, axis in enumerate(kept)}
+    return relabelled(
+        law, [frozenset([place[i]] if i in place else ()) for i in range(len(law.shape))], shape
+    )
+
+
+def transposed(law: Law, permutation: Sequence[int]) -> Law:
+    """`transpose`: axis `k` of the result is axis `permutation[k]`."""
+    place = {axis: k for k, axis in enumerate(permutation)}
+
+    def rename(root: Root) -> Hashable:
+        order = tuple(sorted(range(len(root.axes)), key=lambda r: place[sorted(root.axes)[r]]))
+        if order == tuple(range(len(order))):
+            return root.name
+        if _tagged(root.name, "transpose"):
+            base, _, before = root.name  # type: ignore[misc]
+            order = tuple(before[k] for k in order)
+            return base if order == tuple(range(len(order))) else (base, "transpose", order)
+        return (root.name, "transpose", order)
+
+    shape = [law.shape[i] for i in permutation]
+    return relabelled(law, [frozenset([place[i]]) for i in range(len(shape))], shape, rename)
+
+
+def reshaped(law: Law, shape: Sequence[int]) -> Law:
+    """`reshape`: axes split and merge in groups of equal size."""
+    axis_map: list[Axes] = [frozenset()] * len(law.shape)
+    mixed: set[int] = set()
+    for before, after in _groups(law.shape, shape):
+        for i in before:
+            axis_map[i] = frozenset(after)
+        if len(before) > 1 or len(after) > 1:
+            mixed.update(before)
+
+    def rename(root: Root) -> Hashable:
+        if not root.axes & mixed:
+            return root.name
+        if _tagged(root.name, "reshape"):
+            base, _, original = root.name  # type: ignore[misc]
+            return base if original == tuple(shape) else root.name
+        return (root.name, "reshape", law.shape)
+
+    return relabelled(law, axis_map, shape, rename)
+
+
+def _tagged(name: Hashable, tag: str) -> bool:
+    return isinstance(name, tuple) and len(name) == 3 and name[1] == tag
+
+
+def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Axes of more than one entry, in the smallest groups that hold the same entries on both sides."""
+    left = [i for i, n in enumerate(before) if n > 1]
+    right = [i for i, n in enumerate(after) if n > 1]
+    groups = []
+    while left and right:
+        a, b = [left.pop(0)], [right.pop(0)]
+        m, n = before[a[0]], after[b[0]]
+        while m != n:
+            if m < n:
+                a.append(left.pop(0))
+                m *= before[a[-1]]
+            else:
+                b.append(right.pop(0))
+                n *= after[b[-1]]
+        groups.append((a, b))
+    return groups
+
+
+def rearranged(law: Law, axes: Axes, shape: Sequence[int], tag: Hashable) -> Law:
+    """Entries picked or reordered along `axes`, which stay where they are: slices, flips."""
+    same = [frozenset([i]) for i in range(len(law.shape))]
+    law = dataclasses.replace(law, fixed_sums=law.fixed_sums - axes)
+    return relabelled(law, same, shape, lambda r: (r.name, tag) if r.axes & axes else r.name)
+
+
+def sliced(law: Law, eqn: Any) -> Law:
+    """`slice`."""
+    shape = eqn.outvars[0].aval.shape
+    p = eqn.params
+    tag = ("slice", p["start_indices"], p["limit_indices"], p["strides"])
+    return rearranged(law, _cut(law.shape, shape), shape, tag)
+
+
+def split(law: Law, eqn: Any) -> list[Law]:
+    """`split`."""
+    axes = frozenset([eqn.params["axis"]])
+    sizes = tuple(eqn.params["sizes"])
+    return [rearranged(law, axes, v.aval.shape, ("split", sizes, k)) for k, v in enumerate(eqn.outvars)]
+
+
+def _cut(before: Sequence[int], after: Sequence[int]) -> Axes:
+    return frozenset(i for i, (m, n) in enumerate(zip(before, after, strict=True)) if m != n)
+
+
+def dynamically_sliced(law: Law, shape: Sequence[int], name: Hashable) -> Law:
+    """`dynamic_slice`, from wherever."""
+    return rearranged(law, _cut(law.shape, shape), shape, name)
+
+
+def gathered(law: Law, eqn: Any, name: Hashable) -> Law:
+    """`gather`: rows picked by index stand along the axes of the indices."""
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    shape = eqn.outvars[0].aval.shape
+    gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
+    windows = [i for i in range(len(law.shape)) if i not in gone]
+    place = dict(zip(windows, numbers.offset_dims, strict=True))
+    batch = frozenset(range(len(shape))) - frozenset(numbers.offset_dims)
+    axis_map, picked = [], set()
+    for i, (size, whole) in enumerate(zip(sizes, law.shape, strict=True)):
+        partial = size < whole
+        axis_map.append(
+            (frozenset([place[i]]) if i in place else frozenset()) | (batch if partial else frozenset())
+        )
+        picked |= {i} if partial else set()
+    law = dataclasses.replace(law, fixed_sums=law.fixed_sums - picked)
+    return relabelled(law, axis_map, shape, lambda r: (r.name, name) if r.axes & picked else r.name)
+
+
+def mixture(
+    parts: Sequence[Law], shares: Sequence[float], axes: Axes, shape: Sequence[int], name: Hashable
+) -> Law:
+    """Entries of several laws side by side along `axes`, in these shares."""
+    linear = any(p.is_linear for p in parts)
+    parts = [forget_averages(as_float(p)) for p in parts]
+    levels = levels_of(*parts)
+    aligned = [canonical(p, levels, name, linear=linear) for p in parts]
+    first = aligned[0]
+    share = xp.asarray(shares, xp.real(first.nodes).dtype)
+    return dataclasses.replace(
+        first,
+        nodes=xp.stack([p.nodes.astype(first.nodes.dtype) for p in aligned]),
+        weights=(share / share.sum(), *first.weights),
+        roots=(Root((name, "part"), axes & all_axes(shape)), *first.roots),
+        shape=tuple(shape),
+        is_normal=False,
+        fixed_sums=frozenset(),
+    )
+
+
+def concatenated(parts: Sequence[Law], axis: int, shape: Sequence[int], name: Hashable) -> Law:
+    """`concatenate`; pieces of one array, as in circular padding, are of one law."""
+    widest = max(parts, key=lambda p: p.shape[axis])
+    if widest.shape[axis] > 1 and all(p.nodes is widest.nodes for p in parts):
+        return rearranged(widest, frozenset([axis]), shape, name)
+    return mixture(parts, [p.shape[axis] for p in parts], frozenset([axis]), shape, name)
+
+
+def padded(law: Law, value: Law, eqn: Any, name: Hashable) -> Law:
+    """`pad`: entries among copies of one value; negative padding cuts."""
+    shape = eqn.outvars[0].aval.shape
+    kept, axes = 1.0, set()
+    for i, (low, high, interior) in enumerate(eqn.params["padding_config"]):
+        size = law.shape[i]
+        inside = size + min(low, 0) + min(high, 0) if interior == 0 else size
+        kept *= inside / max(shape[i], 1)
+        axes |= {i} if (low, high, interior) != (0, 0, 0) else set()
+    law = rearranged(law, frozenset(axes), shape, name)
+    if kept >= 1.0:
+        return law
+    roots = law.roots
+    share = xp.asarray([kept, 1 - kept], jnp.float32)
+    nodes = xp.stack([law.nodes, xp.broadcast_to(value.nodes.reshape(()), law.nodes.shape)])
+    part = Root((name, "pad"), frozenset(axes) & all_axes(shape))
+    return dataclasses.replace(
+        law, nodes=nodes, weights=(share, *law.weights), roots=(part, *roots), is_normal=False
+    )

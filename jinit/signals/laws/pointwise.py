@@ -1,0 +1,151 @@
+"""Functions of entries: run on the nodes, whatever the function."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from jinit._typing import Array
+from jinit.signals.laws.align import (
+    LevelMoments,
+    Levels,
+    canonical,
+    fewer_cotangents,
+    level_moments,
+    levels_of,
+    normal_sum,
+    paired,
+)
+from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.law import COTANGENT, Law, Root, forget_averages, node_dtype
+
+# The largest grid to work on. Kept small for another reason, too: programs compiled by XLA for CPU (jaxlib
+# 0.10.2) were seen to crash on grids of seven axes and 2**19 nodes or more.
+LIMIT = 2**18
+# The largest grid of a signal to work on further.
+TIDY = 2**16
+MOST_COTANGENTS = 4
+
+
+def pointwise(
+    function: Callable[..., Sequence[Array]], laws: Sequence[Law], outs: Sequence[Any],
+    name: Hashable, kind: str = "",
+) -> list[Law]:  # fmt: skip
+    """The laws of `function(*arrays)`, entry by entry.
+
+    Args:
+      function: of one array for each law, of any shape.
+      laws: of the operands; shapes are equal, or one where entries repeat.
+      outs: shape and dtype of each result.
+      name: of this place in the program.
+      kind: name of the primitive, if it is one of those that moments go through exactly.
+    """
+    shape = outs[0].shape
+    laws = [forget_averages(x) if x.size < math.prod(shape) else x for x in laws]
+    exact = _exact(kind, laws)
+    if exact and kind != "mul" and all(x.is_normal and not x.is_linear and x.roots for x in laws):
+        levels = levels_of(*laws)
+        return [normal_sum(exact(levels), levels, shape, outs[0].dtype, name)]
+    if _grid(laws) > LIMIT and any(x.is_linear for x in laws):
+        laws = [_alone(x) for x in laws]
+    if _grid(laws) <= LIMIT:
+        return [_tidied(x, (name, i)) for i, x in enumerate(_run(function, laws, outs))]
+    results = _run(function, paired(laws, union(laws), name), outs)
+    levels = levels_of(*results)
+    return [
+        canonical(r, levels, (name, i), exact(levels) if exact else None)
+        if jnp.issubdtype(r.nodes.dtype, jnp.floating) else r
+        for i, r in enumerate(results)
+    ]  # fmt: skip
+
+
+def _alone(law: Law) -> Law:
+    """A gradient by its moments alone, named after the variable that it is."""
+    return canonical(law, levels_of(law), (law.origin, "alone")) if law.is_linear else law
+
+
+def _tidied(law: Law, name: Hashable) -> Law:
+    """A signal made of many roots, on one for each level, before it meets more."""
+    if sum(r.kind == COTANGENT for r in law.roots) > MOST_COTANGENTS:
+        return fewer_cotangents(law, name)
+    levels = levels_of(law)
+    many = law.nodes.size > TIDY and len(law.roots) > len(levels)
+    if not many or law.is_linear or not jnp.issubdtype(law.nodes.dtype, jnp.floating):
+        return law
+    return canonical(law, levels, name)
+
+
+def union(laws: Sequence[Law]) -> tuple[Root, ...]:
+    """All roots, in order of appearance."""
+    return tuple(dict.fromkeys(r for law in laws for r in law.roots))
+
+
+def spread(law: Law, roots: Sequence[Root]) -> Array:
+    """Nodes with one axis for each of `roots`, of one entry where the law does not depend on it."""
+    order = [law.roots.index(r) for r in roots if r in law.roots]
+    sizes = [law.nodes.shape[law.roots.index(r)] if r in law.roots else 1 for r in roots]
+    return xp.transpose(law.nodes, order).reshape(sizes)
+
+
+def weights_of(laws: Sequence[Law], roots: Sequence[Root]) -> tuple[Array, ...]:
+    """The weights of each root."""
+    found = {r: w for law in laws for r, w in zip(law.roots, law.weights, strict=True)}
+    return tuple(found[r] for r in roots)
+
+
+def _grid(laws: Sequence[Law]) -> int:
+    return math.prod(w.size for w in weights_of(laws, union(laws)))
+
+
+def _run(function: Any, laws: Sequence[Law], outs: Sequence[Any]) -> list[Law]:
+    roots = union(laws)
+    grids = [spread(law, roots) for law in laws]
+    whole = jnp.broadcast_shapes(*(g.shape for g in grids))
+    results = function(*(xp.broadcast_to(g, whole) for g in grids))
+    weights = weights_of(laws, roots)
+    return [
+        Law(_held(x, out.dtype), weights, roots, tuple(out.shape), jnp.dtype(out.dtype))
+        for x, out in zip(results, outs, strict=True)
+    ]
+
+
+def _held(x: Array, dtype: Any) -> Array:
+    return x.astype(node_dtype(dtype)) if jnp.issubdtype(dtype, jnp.inexact) else x
+
+
+def _exact(kind: str, laws: Sequence[Law]) -> Callable[[Levels], LevelMoments] | None:
+    """Exact moments of a sum, difference or product of two laws that share no root."""
+    if (
+        kind not in ("add", "add_any", "sub", "mul")
+        or len(laws) != 2
+        or set(laws[0].roots) & set(laws[1].roots)
+    ):
+        return None
+
+    def moments(levels: Levels) -> LevelMoments:
+        a, b = (level_moments(x, levels) for x in laws)
+        if kind != "mul":
+            mean = a.mean - b.mean if kind == "sub" else a.mean + b.mean
+            return LevelMoments(mean, tuple(v + w for v, w in zip(a.variances, b.variances, strict=True)))
+        second = [a.mean**2, b.mean**2]
+        variances = []
+        for v, w in zip(a.variances, b.variances, strict=True):
+            variances.append((second[0] + v) * (second[1] + w) - second[0] * second[1])
+            second = [second[0] + v, second[1] + w]
+        return LevelMoments(a.mean * b.mean, tuple(variances))
+
+    return moments
+
+
+def cast(law: Law, dtype: Any) -> Law:
+    """The law in another dtype; floating nodes are not rounded."""
+    if jnp.issubdtype(dtype, jnp.inexact) and jnp.issubdtype(law.nodes.dtype, jnp.floating):
+        held = node_dtype(dtype)
+        nodes = law.nodes if held == law.nodes.dtype else law.nodes.astype(held)
+    else:
+        nodes = law.nodes.astype(node_dtype(dtype))
+    return dataclasses.replace(law, nodes=nodes, dtype=jnp.dtype(dtype))

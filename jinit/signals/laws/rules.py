@@ -1,0 +1,226 @@
+"""What each primitive does to laws, where it is no function of single entries."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+
+from jinit.signals.laws import moving
+from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.contracting import (
+    Contraction,
+    contract,
+    of_convolution,
+    of_dot,
+    taps_of,
+    total,
+)
+from jinit.signals.laws.extremes import chance_of_being_largest, maximum
+from jinit.signals.laws.law import (
+    COTANGENT,
+    Law,
+    Root,
+    all_axes,
+    as_float,
+    average,
+    constant,
+    plus_normal,
+    squared,
+)
+from jinit.signals.laws.moving import relabelled
+from jinit.signals.laws.pointwise import cast, pointwise
+
+Rule = Callable[[Any, list[Law], Hashable], list[Law]]
+
+
+def contraction_of(eqn: Any) -> Contraction:
+    """How the axes meet in a `dot_general` or a convolution."""
+    return of_dot(eqn) if eqn.primitive.name == "dot_general" else of_convolution(eqn)
+
+
+def contracted(eqn: Any, laws: list[Law], name: Hashable, weight: int | None = None) -> list[Law]:
+    """A contraction of two laws."""
+    a, b = as_float(laws[0]), as_float(laws[1])
+    how, aval = contraction_of(eqn), eqn.outvars[0].aval
+    if _share_summed_roots(a, b, how):
+        return [_contracted_together(a, b, how, aval, name)]
+    return [contract(a, b, how, aval.dtype, name, weight=weight)]
+
+
+def _share_summed_roots(a: Law, b: Law, how: Contraction) -> bool:
+    def summed(law: Law, side: int) -> set[tuple[Hashable, frozenset[int]]]:
+        found = set()
+        for r in law.roots:
+            axes = frozenset[int]().union(*(how.axes[side][i] for i in r.axes))
+            found |= {(r.name, axes)} if axes & how.counts.keys() else set()
+        return found
+
+    return bool(summed(a, 0) & summed(b, 1))
+
+
+def _contracted_together(a: Law, b: Law, how: Contraction, aval: Any, name: Hashable) -> Law:
+    """The sum of a product of dependent factors, as that of squares."""
+    wide = (*how.shape, *(2 for _ in how.counts))
+    shape = jax.ShapeDtypeStruct(wide, aval.dtype)
+    laws = [relabelled(x, m, wide) for x, m in zip((a, b), how.axes, strict=True)]
+    (product,) = pointwise(lambda x, y: [x * y], laws, [shape], (name, "product"), "mul")
+    return dataclasses.replace(
+        total(
+            product, frozenset(how.counts), (*how.shape, *(1 for _ in how.counts)), name, counts=how.counts
+        ),
+        shape=how.shape,
+    )
+
+
+def _dropped(axes: Any, rank: int) -> list[frozenset[int]]:
+    kept = [i for i in range(rank) if i not in axes]
+    place = {axis: k for k, axis in enumerate(kept)}
+    return [frozenset([place[i]] if i in place else ()) for i in range(rank)]
+
+
+def _reduce_sum(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
+    axes, law = frozenset(eqn.params["axes"]), as_float(laws[0])
+    shape = [1 if i in axes else n for i, n in enumerate(law.shape)]
+    summed = total(law, axes, shape, name)
+    return [relabelled(summed, _dropped(axes, len(shape)), eqn.outvars[0].aval.shape)]
+
+
+def _reduce_max(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
+    axes, law = frozenset(eqn.params["axes"]), laws[0]
+    varying = frozenset().union(*(r.axes & axes for r in law.roots))
+    shape = [1 if i in axes else n for i, n in enumerate(law.shape)]
+    count = math.prod(law.shape[i] for i in varying)
+    largest = maximum(law, axes, name, shape, count, final=False)
+    return [relabelled(largest, _dropped(axes, len(shape)), eqn.outvars[0].aval.shape)]
+
+
+def _reduce_min(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
+    minus = dataclasses.replace(laws[0], nodes=-laws[0].nodes)
+    (largest,) = _reduce_max(eqn, [minus], name)
+    return [dataclasses.replace(largest, nodes=-largest.nodes)]
+
+
+def _windows(eqn: Any) -> dict[int, float]:
+    """Mean number of entries in the window, along each axis that has one."""
+    p = eqn.params
+    before, after = eqn.invars[-1].aval.shape, eqn.outvars[0].aval.shape
+    if eqn.primitive.name == "select_and_scatter_add":
+        before, after = after, eqn.invars[0].aval.shape
+    rank = len(before)
+    ones = (1,) * rank
+    counts = {}
+    for i, window in enumerate(p["window_dimensions"]):
+        if window > 1:
+            dilations = p.get("base_dilation", ones)[i], p.get("window_dilation", ones)[i]
+            taps = taps_of(before[i], window, after[i], p["window_strides"][i], p["padding"][i], *dilations)
+            counts[i] = float(taps.sum(axis=1).mean())
+    return counts
+
+
+def _window_sum(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
+    law, counts = as_float(laws[0]), _windows(eqn)
+    strided = frozenset(
+        i for i, (m, n) in enumerate(zip(law.shape, eqn.outvars[0].aval.shape, strict=True)) if m != n
+    )
+    axes = frozenset(counts)
+    summed = total(law, axes, eqn.outvars[0].aval.shape, name, keep=True, counts=counts)
+    return [moving.rearranged(summed, strided - axes, eqn.outvars[0].aval.shape, name)]
+
+
+def _window_max(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
+    law, counts = laws[0], _windows(eqn)
+    varying = frozenset().union(*(r.axes for r in law.roots)) & frozenset(counts)
+    count = math.prod(counts[i] for i in varying)
+    return [maximum(law, frozenset(counts), name, eqn.outvars[0].aval.shape, count, final=True)]  # type: ignore[arg-type]
+
+
+def _scatter_to_largest(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
+    """The gradient of a maximum goes to where the maximum is: as likely as each entry is the largest."""
+    gradient, operand = as_float(laws[0]), laws[1]
+    counts = _windows(eqn)
+    count = math.prod(counts.values())
+    shape = eqn.outvars[0].aval.shape
+    windows = math.prod(laws[0].shape) * count / math.prod(shape)  # that an entry lies in
+    chance = chance_of_being_largest(operand, frozenset(counts), count)  # type: ignore[arg-type]
+    second = average(gradient, of=squared(gradient.nodes)).reshape(())
+    out = constant(xp.zeros(()), shape, eqn.outvars[0].aval.dtype)
+    out = dataclasses.replace(
+        operand,
+        nodes=xp.zeros(operand.nodes.shape, out.nodes.dtype),
+        shape=tuple(shape),
+        dtype=out.dtype,
+        fixed_sums=frozenset(),
+    )
+    root = Root(name, all_axes(shape), COTANGENT if gradient.is_linear else gradient.roots[0].kind)
+    return [plus_normal(out, chance * second * xp.asarray(windows, second.dtype), root, 2)]
+
+
+def _scatter_add(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
+    """Rows added up by index: each gets as many as come on average."""
+    start, updates = as_float(laws[0]), as_float(laws[-1])
+    window = frozenset(eqn.params["dimension_numbers"].update_window_dims)
+    picks = frozenset(range(len(updates.shape))) - window
+    shape = eqn.outvars[0].aval.shape
+    share = updates.size / max(math.prod(shape), 1)
+    varying = [i for i, r in enumerate(updates.roots) if r.axes & picks]
+    mean = average(updates, varying)
+    own = average(updates, varying, squared(updates.nodes - mean))
+    squares = average(updates, of=squared(mean)).reshape(())
+    variance = share * average(updates, of=own).reshape(()) + squares * max(share, share**2)
+    offset = average(updates).reshape(()) * xp.asarray(share, mean.dtype)
+    out = constant(average(start).reshape(()) + offset, shape, start.dtype)
+    variance = variance + average(start, of=squared(start.nodes - average(start))).reshape(()) - offset**2
+    kind = {True: COTANGENT, False: "signal"}[start.is_linear or updates.is_linear]
+    return [plus_normal(out, variance, Root(name, all_axes(shape), kind), 128)]
+
+
+def _update_slice(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
+    start, update = laws[:2]
+    shape = eqn.outvars[0].aval.shape
+    axes = frozenset(i for i, (m, n) in enumerate(zip(shape, update.shape, strict=True)) if m != n)
+    share = update.size / max(math.prod(shape), 1)
+    return [moving.mixture([start, update], [1 - share, share], axes, shape, name)]
+
+
+def _identity(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
+    return list(laws)
+
+
+RULES: dict[str, Rule] = {
+    "dot_general": contracted,
+    "conv_general_dilated": contracted,
+    "reduce_sum": _reduce_sum,
+    "reduce_max": _reduce_max,
+    "reduce_min": _reduce_min,
+    "reduce_window_sum": _window_sum,
+    "reduce_window_max": _window_max,
+    "select_and_scatter_add": _scatter_to_largest,
+    "scatter-add": _scatter_add,
+    "scatter_add": _scatter_add,
+    "broadcast_in_dim": lambda e, x, n: [
+        moving.broadcast(x[0], e.params["broadcast_dimensions"], e.outvars[0].aval.shape)
+    ],
+    "reshape": lambda e, x, n: [moving.reshaped(x[0], e.outvars[0].aval.shape)],
+    "squeeze": lambda e, x, n: [moving.squeezed(x[0], e.params["dimensions"], e.outvars[0].aval.shape)],
+    "expand_dims": lambda e, x, n: [moving.reshaped(x[0], e.outvars[0].aval.shape)],
+    "transpose": lambda e, x, n: [moving.transposed(x[0], e.params["permutation"])],
+    "slice": lambda e, x, n: [moving.sliced(x[0], e)],
+    "split": lambda e, x, n: moving.split(x[0], e),
+    "rev": lambda e, x, n: [moving.rearranged(x[0], frozenset(e.params["dimensions"]), x[0].shape, "rev")],
+    "dynamic_slice": lambda e, x, n: [moving.dynamically_sliced(x[0], e.outvars[0].aval.shape, n)],
+    "dynamic_update_slice": _update_slice,
+    "gather": lambda e, x, n: [moving.gathered(x[0], e, n)],
+    "concatenate": lambda e, x, n: [
+        moving.concatenated(x, e.params["dimension"], e.outvars[0].aval.shape, n)
+    ],
+    "pad": lambda e, x, n: [moving.padded(x[0], x[1], e, n)],
+    "convert_element_type": lambda e, x, n: [cast(x[0], e.params["new_dtype"])],
+    **dict.fromkeys(
+        ("stop_gradient", "copy", "copy_p", "sharding_constraint", "reduce_precision", "optimization_barrier",
+         "device_put", "layout_constraint", "name", "pvary"), _identity
+    ),
+}  # fmt: skip

@@ -1,0 +1,242 @@
+"""What a value of a program is known as: an array, a law, laws by step of a loop, or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jinit._typing import Array
+from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.law import Axes, Law, Root, all_axes, constant, node_dtype, plus_normal, rule, squared
+from jinit.signals.laws.quadrature import gaussian
+
+INPUTS, PARAMS = "inputs", "params"
+STEPS = 32  # of a loop, when its steps come together in one law
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """An array computed from inputs alone, or from parameters alone, or from both entry by entry.
+
+    Attributes:
+      array: its entries; one entry along axes where they repeat.
+      shape: its shape.
+      source: what it is computed from.
+    """
+
+    array: Array
+    shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    source: frozenset[str] = dataclasses.field(default=frozenset(), metadata={"static": True})
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the entries."""
+        return self.array.dtype
+
+    def whole(self) -> Array:
+        """The array in full."""
+        return self.array if self.array.shape == self.shape else xp.broadcast_to(self.array, self.shape)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Stacked:
+    """Values of all steps of a loop: arrays in `step` have a leading axis of `length`."""
+
+    step: Any
+    length: int = dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Unknown:
+    """A value that was not followed, why, and the primitive that stood in the way."""
+
+    reason: str = dataclasses.field(metadata={"static": True})
+    primitive: str = dataclasses.field(default="", metadata={"static": True})
+
+
+Value = Held | Law | Stacked | Unknown
+
+
+def held(x: Any, *, source: frozenset[str] = frozenset()) -> Held:
+    """An array as a value."""
+    return Held(x, tuple(np.shape(x)), source)
+
+
+def as_law(value: Value, name: Hashable) -> Law | Unknown:
+    """The law of any value; `name` tells the new roots."""
+    if isinstance(value, Stacked):
+        return _of_steps(value, name)
+    if not isinstance(value, Held):
+        return value
+    x = value.array
+    varying = tuple(i for i, n in enumerate(x.shape) if n > 1)
+    dtype = value.dtype
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
+        return Unknown("it is a random key")
+    if not varying:
+        one = x.reshape(-1)[0] if x.size else xp.zeros((), dtype)  # an array without entries has any law
+        return constant(one, value.shape, dtype)
+    if x.dtype == jnp.bool_:
+        return _of_mask(value, varying, name)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        size = min(x.size, 128)
+        nodes = xp.sort(x.reshape(-1))[_middles(x.size, size)].astype(node_dtype(dtype))
+        return _on_roots(
+            value, nodes, (xp.full(size, 1 / size, jnp.float32),), (Root(name, frozenset(varying)),)
+        )
+    if 0 in varying and len(varying) > 1 and value.source != {PARAMS}:
+        return _of_examples(value, varying, name)
+    size = 8 if value.source == {PARAMS} else 64
+    nodes, weights = _quantiles(x.reshape(-1).astype(node_dtype(dtype)), size)
+    return _on_roots(value, nodes, (weights,), (Root(name, frozenset(varying)),))
+
+
+def _on_roots(value: Held, nodes: Array, weights: tuple[Array, ...], roots: tuple[Root, ...]) -> Law:
+    return Law(nodes, weights, roots, value.shape, jnp.dtype(value.dtype))
+
+
+def _middles(count: int, size: int) -> np.ndarray:
+    return ((np.arange(size) + 0.5) * count / size).astype(int)
+
+
+def _quantiles(x: Array, size: int) -> tuple[Array, Array]:
+    """Nodes with the mean and variance of `x`, at its quantiles; and their weights."""
+    _, w = gaussian(size)
+    share = xp.asarray(np.cumsum(w) - w / 2, x.dtype)
+    weights = xp.asarray(w, x.dtype)
+    nodes = xp.interp(share, xp.asarray((np.arange(x.size) + 0.5) / x.size, x.dtype), xp.sort(x))
+    nodes = nodes - xp.sum(weights * nodes)
+    has, wants = xp.sum(weights * nodes**2), xp.var(x)
+    tiny = xp.asarray(jnp.finfo(x.dtype).tiny, x.dtype)
+    return xp.mean(x) + nodes * xp.sqrt(wants / xp.maximum(has, tiny)), weights
+
+
+def _of_examples(value: Held, varying: tuple[int, ...], name: Hashable) -> Law:
+    """What the entries of all examples, along axis 0, have in common, and the rest.
+
+    Of an array of more than two axes also what the positions of one example share.
+    """
+    x = value.array.astype(node_dtype(value.dtype))
+    places = varying[1:-1]
+    parts = components_of(x, varying[:-1])
+    common = xp.mean(x, axis=(0, *places), keepdims=True)
+    own_of_example = xp.mean(x, axis=places, keepdims=True) - common if places else None
+    pieces = [(frozenset[int](), common, 4 if places else 24)]
+    if places:
+        pieces.append((frozenset([0]), own_of_example, 6))
+        pieces.append((frozenset(places), xp.mean(x, axis=0, keepdims=True) - common, 8))
+    rest = x - sum(piece for _, piece, _ in pieces)
+    pieces.append((frozenset(varying[:-1]), rest, 48 if places else 64))
+    nodes, weights, roots = xp.zeros((), x.dtype), [], []
+    for k, (own, piece, size) in enumerate(pieces):
+        points, w = _quantiles(piece.reshape(-1), size)
+        scaled = _with_variance(points, w, parts[own])
+        nodes = nodes[..., None] + scaled.reshape((1,) * k + (-1,))
+        weights.append(w)
+        roots.append(Root((name, k), own | {varying[-1]}))
+    return _on_roots(value, nodes, tuple(weights), tuple(roots))
+
+
+def _with_variance(nodes: Array, weights: Array, variance: Array) -> Array:
+    mean = xp.sum(weights * nodes)
+    has = xp.sum(weights * (nodes - mean) ** 2)
+    tiny = xp.asarray(jnp.finfo(nodes.dtype).tiny, nodes.dtype)
+    return mean + (nodes - mean) * xp.sqrt(variance / xp.maximum(has, tiny))
+
+
+def of_examples(value: Held, free: Axes, name: Hashable) -> Law:
+    """Two moments of a signal, by what its entries share along the axes that a contraction keeps."""
+    x = value.array.astype(node_dtype(value.dtype))
+    parts = components_of(x, [i for i in sorted(free) if x.shape[i] > 1])
+    axes = frozenset(i for i, n in enumerate(x.shape) if n > 1)
+    law = _on_roots(value, xp.mean(x), (), ())
+    for k, (own, variance) in enumerate(parts.items()):
+        law = plus_normal(law, variance, Root((name, k), (axes - free) | own), 2)
+    return law
+
+
+def components_of(x: Array, free: Sequence[int]) -> dict[Axes, Array]:
+    """The variance of what entries share along some of the axes `free`, by the axes along which it differs.
+
+    Means over a set `A` of axes have the variance `Σ_S v_S Π_{i in A and S} 1/n_i`; solved for `v_S`, the
+    components are unbiased. Of more than two axes the last ones count as one.
+    """
+    groups = [(i,) for i in free] if len(free) <= 2 else [(free[0],), tuple(free[1:])]
+    sets = [
+        frozenset(c) for k in range(len(groups) + 1) for c in itertools.combinations(range(len(groups)), k)
+    ]
+    sizes = [math.prod(x.shape[i] for i in group) for group in groups]
+    mean = xp.mean(x)
+    seen = []
+    for averaged in sets:
+        over = tuple(i for k in averaged for i in groups[k])
+        seen.append(xp.mean(squared((xp.mean(x, axis=over, keepdims=True) if over else x) - mean)))
+    system = [[math.prod(1 / sizes[k] for k in a & s) for s in sets] for a in sets]
+    solved = xp.asarray(np.linalg.inv(system), x.dtype) @ xp.stack(seen)
+    own = xp.clip(solved, 0, seen[0])
+    own = own * (seen[0] / xp.maximum(xp.sum(own), xp.asarray(jnp.finfo(x.dtype).tiny, x.dtype)))
+    return {frozenset(i for k in s for i in groups[k]): own[n] for n, s in enumerate(sets)}
+
+
+def of_weight(value: Held, name: Hashable) -> Law:
+    """Two moments of a weight: all that a contraction needs."""
+    x = value.array.astype(node_dtype(value.dtype))
+    sign, weights = rule(2, x.dtype)
+    if x.size == 1:
+        return constant(x.reshape(()), value.shape, value.dtype)
+    nodes = xp.mean(x) + xp.std(x) * sign
+    return _on_roots(
+        value, nodes, (weights,), (Root(name, frozenset(i for i, n in enumerate(x.shape) if n > 1)),)
+    )
+
+
+def _of_mask(value: Held, varying: tuple[int, ...], name: Hashable) -> Law:
+    """A mask: how much of each row along the last axis is true, and which entries of it are."""
+    x = value.array.astype(jnp.float32)
+    *outer, inner = varying
+    share = xp.mean(x, axis=inner).reshape(-1)
+    size = min(x.shape[inner], 64)
+    middle = xp.asarray((np.arange(size) + 0.5) / size, jnp.float32)
+    even = xp.full(size, 1 / size, jnp.float32)
+    own = Root((name, 1), frozenset(varying))
+    if not outer:
+        return _on_roots(value, middle < share[0], (even,), (own,))
+    rows = min(share.size, 16)
+    shares = xp.sort(share)[_middles(share.size, rows)]
+    roots = (Root((name, 0), frozenset(outer)), own)
+    return _on_roots(
+        value, middle[None] < shares[:, None], (xp.full(rows, 1 / rows, jnp.float32), even), roots
+    )
+
+
+def _of_steps(value: Stacked, name: Hashable) -> Law | Unknown:
+    """All steps as one law: which step is a root too, and every step has entries of its own."""
+    step = value.step
+    if isinstance(step, Stacked):
+        inner = jax.vmap(lambda s: as_law(s, (name, "inner")))(step)
+        step = inner
+    if not isinstance(step, Law):
+        return step if isinstance(step, Unknown) else Unknown("it is an array made in a loop")
+    picked = np.unique(np.linspace(0, value.length - 1, min(value.length, STEPS)).round().astype(int))
+    roots = [
+        dataclasses.replace(r, name=(r.name, name), axes=frozenset(a + 1 for a in r.axes) | {0})
+        for r in step.roots
+    ]
+    even = xp.full(picked.size, 1 / picked.size, jnp.float32)
+    return Law(
+        step.nodes[picked],
+        (even, *(w[0] for w in step.weights)),
+        (Root((name, "step"), all_axes((value.length,))), *roots),
+        (value.length, *step.shape),
+        step.dtype,
+    )
