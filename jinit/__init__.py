@@ -56,6 +56,9 @@ from jinit.plans.rules import plan as plan
 from jinit.plans.transfer import from_pretrained as from_pretrained
 from jinit.plans.transferred import Transfer as Transfer
 from jinit.plans.uses import WeightUse as WeightUse
+from jinit.report.compare import compare as compare
+from jinit.report.comparison import Comparison as Comparison
+from jinit.report.comparison import ComparisonRow as ComparisonRow
 from jinit.report.finding import Finding as Finding
 from jinit.report.report import Report as Report
 from jinit.report.report import diagnose as diagnose

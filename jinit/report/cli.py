@@ -1,4 +1,4 @@
-"""The command line: `jinit diagnose FILE.py:NAME`, `jinit audit FILE.py:NAME` and `jinit demo`."""
+"""The command line: `jinit diagnose`, `audit` and `calibrate` of a `FILE.py:NAME`, and `jinit demo`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import importlib.metadata
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from jinit.plans.audit import audit
 from jinit.report.audit import AuditTable
+from jinit.report.calibrate import METHODS, Calibrated, calibrated, options_of
+from jinit.report.files import check_place, write_file, write_params
 from jinit.report.load import UsageError, describe, load
 from jinit.report.report import Report, diagnose
 from jinit.report.table import NARROWEST
@@ -44,6 +45,11 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("diagnose", help="what is wrong with a network, and the line that mends it")
     )
     _add_audit(commands.add_parser("audit", help="how each parameter is used, and if its fans are right"))
+    _add_calibrate(
+        commands.add_parser(
+            "calibrate", help="set the scale of every weight by what the network does with it"
+        )
+    )
     demo = commands.add_parser(
         "demo", help="deep networks on digits, badly and well initialized, side by side"
     )
@@ -57,7 +63,8 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target",
         metavar="FILE.py:NAME",
-        help="NAME is, or is a function returning, (apply, params, inputs) or (Flax model, inputs)",
+        help="NAME is, or is a function returning, (apply, params, inputs) or (Flax model, inputs); "
+        "a loss of the outputs may follow",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, nothing else")
     parser.add_argument("--width", metavar="N", type=_width, help=f"columns, at least {NARROWEST}")
@@ -76,6 +83,26 @@ def _add_diagnose(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_diagnose)
 
 
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    _add_target(parser)
+    parser.description = "Exit status 1 if a finding is severe afterwards, 2 if it can't be done, else 0."
+    parser.add_argument("--method", choices=METHODS, default="lsuv", help="metainit and gradinit need a loss")
+    parser.add_argument(
+        "--set",
+        metavar="OPTION=VALUE",
+        action="append",
+        default=[],
+        help="an option of the method, as in Python: target=0.5, sites='*/kernel', steps=100; repeatable",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="PATH",
+        type=Path,
+        help="write the parameters: a PATH.msgpack of flax, or, without suffix, a folder of orbax",
+    )
+    parser.set_defaults(run=_calibrate)
+
+
 def _width(text: str) -> int:
     if not text.isdecimal() or int(text) < NARROWEST:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least {NARROWEST}, got {text!r}")
@@ -90,9 +117,10 @@ def _version() -> str:
 
 
 def _diagnose(arguments: argparse.Namespace) -> int:
-    apply, params, inputs = load(arguments.target)
+    apply, params, inputs, loss = load(arguments.target)
+    backward = not arguments.no_backward
     try:
-        report = diagnose(apply, backward=not arguments.no_backward)(params, *inputs)
+        report = diagnose(apply, backward=backward, loss=loss if backward else None)(params, *inputs)
     except Exception as error:
         raise UsageError(f"diagnosing {arguments.target} raised {describe(error)}") from error
     _show(report, arguments)
@@ -102,7 +130,7 @@ def _diagnose(arguments: argparse.Namespace) -> int:
 
 
 def _audit(arguments: argparse.Namespace) -> int:
-    apply, params, inputs = load(arguments.target, abstract=arguments.abstract)
+    apply, params, inputs, _ = load(arguments.target, abstract=arguments.abstract)
     try:
         table = AuditTable(audit(apply)(params, *inputs))
     except Exception as error:
@@ -111,7 +139,32 @@ def _audit(arguments: argparse.Namespace) -> int:
     return 1 if table.severe else 0
 
 
-def _show(report: Report | AuditTable, arguments: argparse.Namespace) -> None:
+def _calibrate(arguments: argparse.Namespace) -> int:
+    method, path = arguments.method, arguments.output
+    try:
+        options = options_of(method, arguments.set)
+        if path:
+            check_place(path)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    target = load(arguments.target)
+    if method in ("metainit", "gradinit") and target.loss is None:
+        what = "a function of the outputs to one number"
+        raise UsageError(f"--method {method} needs a loss: let {arguments.target} end in one, {what}")
+    try:
+        params, result = calibrated(target, method, options)
+    except Exception as error:
+        raise UsageError(f"calibrating {arguments.target} raised {describe(error)}") from error
+    if path:
+        try:
+            write_params(path, params)
+        except (ImportError, OSError, TypeError, ValueError) as error:
+            raise UsageError(f"--output {path}: {error}") from error
+    _show(result, arguments)
+    return 1 if result.after.worst == "severe" else 0
+
+
+def _show(report: Report | AuditTable | Calibrated, arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(report.to_dict(), indent=1, allow_nan=False))
     elif sys.stdout.isatty():
@@ -123,21 +176,11 @@ def _show(report: Report | AuditTable, arguments: argparse.Namespace) -> None:
 
 
 def _write_plot(report: Report, path: Path) -> None:
-    """All of the figure or nothing: written next to its place and moved there."""
     try:
         figure = report.plot()
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(descriptor)
-    except (ImportError, OSError) as error:
+        write_file(path, figure.savefig)
+    except (ImportError, OSError, ValueError) as error:
         raise UsageError(f"--plot {path}: {error}") from error
-    try:
-        figure.savefig(name)
-        os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(name, path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--plot {path}: {error}") from error
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""From `FILE.py:NAME` on the command line to something `diagnose` takes."""
+"""From `FILE.py:NAME` on the command line to something `diagnose` and others take."""
 
 from __future__ import annotations
 
@@ -11,14 +11,29 @@ import traceback
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-Target = tuple[Callable[..., Any], Any, tuple[Any, ...]]
+from typing import Any, NamedTuple
 
 _EXPECTED = (
     "NAME must be, or be a function without arguments that returns, `(apply, params, inputs)` or "
-    "`(model, inputs)` with a Flax model; `inputs` is one array or a tuple of them"
+    "`(model, inputs)` with a Flax model, either followed by a loss if you like; `inputs` is one array or a "
+    "tuple of them, the loss a function of the outputs to one number"
 )
+
+
+class Target(NamedTuple):
+    """A network, and what to run it on.
+
+    Attributes:
+      apply: `(params, *inputs) -> outputs`.
+      params: its parameters.
+      inputs: a batch.
+      loss: a function of the outputs to one number, if the file gives one.
+    """
+
+    apply: Callable[..., Any]
+    params: Any
+    inputs: tuple[Any, ...]
+    loss: Callable[[Any], Any] | None = None
 
 
 class UsageError(Exception):
@@ -26,7 +41,7 @@ class UsageError(Exception):
 
 
 def load(target: str, *, abstract: bool = False) -> Target:
-    """`(apply, params, inputs)` from `FILE.py:NAME`.
+    """The network in `FILE.py:NAME`.
 
     Of a linen model the parameters are drawn, or with `abstract` only their shapes are found.
 
@@ -108,10 +123,15 @@ def _target(value: Any, target: str, abstract: bool) -> Target:
     if not isinstance(value, tuple):
         hint = " A model alone has no inputs: return (model, inputs)." if _is_model(value) else ""
         raise UsageError(f"{target} is of type {type(value).__name__}. {_EXPECTED}.{hint}")
-    if len(value) == 3 and callable(value[0]):
-        return value[0], value[1], _tuple(value[2])
-    if len(value) == 2 and _is_model(value[0]):
-        return _of_model(value[0], _tuple(value[1]), abstract)
+    model = bool(value) and _is_model(value[0])
+    given = 2 if model else 3
+    if len(value) in (given, given + 1) and callable(value[0]):
+        loss = value[given] if len(value) > given else None
+        if loss is not None and not callable(loss):
+            raise UsageError(f"{target}: its last part, a {type(loss).__name__}, is no loss. {_EXPECTED}.")
+        if model:
+            return _of_model(value[0], _tuple(value[1]), abstract)._replace(loss=loss)
+        return Target(value[0], value[1], _tuple(value[2]), loss)
     kinds = ", ".join(type(item).__name__ for item in value)
     raise UsageError(f"{target} is the tuple ({kinds}). {_EXPECTED}.")
 
@@ -134,7 +154,7 @@ def _of_model(model: Any, inputs: tuple[Any, ...], abstract: bool) -> Target:
         from jinit.flax import functional
 
         apply, params = functional(model)
-        return apply, params, inputs
+        return Target(apply, params, inputs)
     init = functools.partial(jax.eval_shape, model.init) if abstract else model.init
     params = _run(lambda: init(jax.random.key(0), *inputs), f"init of {type(model).__name__}")
-    return model.apply, params, inputs
+    return Target(model.apply, params, inputs)

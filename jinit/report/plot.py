@@ -30,17 +30,25 @@ _PANELS: tuple[Panel, ...] = (
 )
 
 
-def plot(report: Report) -> Any:
-    """One panel each for signals, gradients and weights, over the sites from first to last."""
+def figure_class(caller: str) -> Any:
+    """`matplotlib.figure.Figure`.
+
+    Raises:
+      ImportError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         advice = "Install the optional extra: pip install jinit[plots]"
-        raise ImportError(
-            message("Report.plot()", "matplotlib must be installed", str(error), advice)
-        ) from error
+        raise ImportError(message(caller, "matplotlib must be installed", str(error), advice)) from error
+    return Figure
+
+
+def plot(report: Report) -> Any:
+    """One panel each for signals, gradients and weights, over the sites from first to last."""
+    figure_type = figure_class("Report.plot()")
     # Figure without pyplot: no window, no global state, nothing for the caller to close.
-    figure = Figure(figsize=(9, 7.5), layout="constrained")
+    figure = figure_type(figsize=(9, 7.5), layout="constrained")
     axes = figure.subplots(len(_PANELS), 1, sharex=True)
     for axis, panel in zip(axes, _PANELS, strict=True):
         _draw(axis, report, panel)

@@ -67,7 +67,7 @@ class Report:
             "rows": [row.to_dict() for row in self.rows],
             "thresholds": dataclasses.asdict(self.thresholds),
         }
-        return _strict(out)
+        return strict(out)
 
     def render(self, width: int | None = None) -> str:
         """The report as plain text, at most `width` columns wide (60 at least; the terminal's by default)."""
@@ -99,11 +99,12 @@ class Report:
         return f"<pre>{html.escape(self.render(120))}</pre>"
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
+    """The value with floats that JSON has no token for as strings, and tuples as lists."""
     if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
+        return {key: strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -168,7 +169,7 @@ def diagnose(
     surveyed = survey(apply, backward=backward, loss=loss, key=key, describe=_uses)
 
     def report(params: Any, *inputs: Any, **kwargs: Any) -> Report:
-        _refuse_tracers((params, inputs, kwargs))
+        refuse_tracers((params, inputs, kwargs), "jinit.diagnose(apply)(...)")
         _, found = surveyed(params, *inputs, **kwargs)
         return report_of(found, limits, plan)
 
@@ -189,9 +190,14 @@ def report_of(found: Survey, thresholds: Thresholds, plan: Plan | None = None) -
     return Report(find(Case(rows, local, thresholds, declared)), rows, thresholds)
 
 
-def _refuse_tracers(values: Any) -> None:
+def refuse_tracers(values: Any, caller: str) -> None:
+    """Raise if an argument is no concrete array.
+
+    Raises:
+      TypeError: under `jax.jit` and the like.
+    """
     for leaf in jax.tree.leaves(values):
         if isinstance(leaf, Tracer):
             must = "the arguments must be concrete arrays, since a report is made of numbers"
             advice = "Call it outside of `jax.jit` and `jax.grad`; `jinit.measure` works inside of them."
-            raise TypeError(message("jinit.diagnose(apply)(...)", must, f"the tracer {leaf}", advice))
+            raise TypeError(message(caller, must, f"the tracer {leaf}", advice))
