@@ -245,6 +245,45 @@ def _laws(
     return records
 
 
+def numbers_of(
+    function: Callable[[list[Array]], Any], signature: Any, arrays: list[Any], loops: list[int], rules: Any, caller: str
+) -> Any:
+    """What a function of the arrays of a call returns, run on their laws: one pytree of scalars for each site.
+
+    Args:
+      function: from arrays to a list with a pytree for every site.
+      signature: from `split`.
+      arrays: from `split`; inputs may be shapes alone.
+      loops: how many loops there are around each site.
+      rules: laws for primitives.
+      caller: whom an error names.
+    """
+    call, compact, moments = call_of(signature, arrays, None, caller)
+    avals = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in call.shapes]
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(avals)
+    values = [
+        _value(i, call, x, m, signature.num_params) for i, (x, m) in enumerate(zip(compact, moments, strict=True))
+    ]
+    interpreter = Interpreter(dict(rules))
+    found = interpreter.inner(closed, values, ())
+    tree = jax.tree.unflatten(jax.tree.structure(shapes), found)
+    return [jax.tree.map(functools.partial(_number, loops=n), x, is_leaf=_is_value) for x, n in zip(tree, loops)]
+
+
+def _is_value(x: Any) -> bool:
+    return isinstance(x, (Held, Law, Stacked, Unknown))
+
+
+def _number(value: Value, loops: int) -> Array:
+    if isinstance(value, Stacked):
+        return jax.vmap(lambda v: _number(v, loops - 1))(value.step)
+    if isinstance(value, Law):
+        return jnp.asarray(average(value).reshape(()))
+    if isinstance(value, Unknown):
+        raise NotImplementedError(value.reason)
+    return jnp.asarray(value.whole())
+
+
 def _refusal(value: Unknown, field: str, site: Site, program: Program) -> str:
     where = _line_of(program.jaxpr, value.primitive)
     got = f"none, since {value.reason}" + (f" ({where})" if where else "")
