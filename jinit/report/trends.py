@@ -10,7 +10,7 @@ import numpy as np
 from jinit.report.finding import Case, Finding, Severity, grade, number, number_square
 from jinit.report.rows import Row, Stats
 
-_LSUV = "params, records = jinit.lsuv(apply)(params, *inputs)  # mends them layer by layer"
+_LSUV = "# or mend them layer by layer:\nparams, _ = jinit.lsuv(apply)(params, *inputs)"
 
 def exploding_signal(case: Case) -> list[Finding]:
     """Some input is larger than what enters the network, by the factor of the threshold."""
