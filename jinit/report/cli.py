@@ -80,6 +80,7 @@ def _add_diagnose(parser: argparse.ArgumentParser) -> None:
     _add_target(parser)
     parser.add_argument("--plot", metavar="PATH", type=Path, help="also write a figure: .png, .pdf or .svg")
     parser.add_argument("--no-backward", action="store_true", help="leave out gradients")
+    parser.add_argument("--no-predict", action="store_true", help="leave out what theory says, and be quicker")
     parser.set_defaults(run=_diagnose)
 
 
@@ -120,7 +121,8 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     apply, params, inputs, loss = load(arguments.target)
     backward = not arguments.no_backward
     try:
-        report = diagnose(apply, backward=backward, loss=loss if backward else None)(params, *inputs)
+        loss, predict = loss if backward else None, not arguments.no_predict
+        report = diagnose(apply, backward=backward, loss=loss, predict=predict)(params, *inputs)
     except Exception as error:
         raise UsageError(f"diagnosing {arguments.target} raised {describe(error)}") from error
     _show(report, arguments)

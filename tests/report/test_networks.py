@@ -11,8 +11,9 @@ from flax import linen as nn
 from jax import lax
 
 import jinit
-from jinit.report.report import diagnose
+from jinit.report.report import diagnose as diagnose_with_theory
 
+diagnose = functools.partial(diagnose_with_theory, predict=False)
 DEPTH, WIDTH, BATCH = 30, 64, 32
 init = jax.nn.initializers
 
