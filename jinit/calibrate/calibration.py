@@ -18,9 +18,10 @@ from jinit.signals.records import Record
 class Calibration(Record):
     """What a calibration did at one site, and what it reached.
 
-    A `Record` whose `output` is the site's output afterwards. Without `verify` it comes from the pass that
-    rescaled, and `zeros` and `nonfinite_count` in it are NaN (not counted); with `verify`, or where several
-    passes were needed, it is measured on the parameters that are returned.
+    A `Record` whose `output` is the site's output afterwards. Where `verified` it was measured by a further
+    pass, on the parameters that are returned. Else it is what the pass that rescaled arrived at, which does
+    not see how the parameters were rounded to their dtype; at a site that was rescaled, `zeros` and
+    `nonfinite_count` in it are then NaN (not counted).
 
     Attributes:
       before: the site's output before it was rescaled, all sites before it having been; None where nothing
@@ -32,6 +33,7 @@ class Calibration(Record):
         do not go by variances.
       changed: paths of the parameters that were changed for this site.
       unit_error: with `per_unit`, the largest `error` of the units.
+      verified: whether `output` was measured on the parameters that are returned.
 
     Example:
       >>> import jax, jax.numpy as jnp, jinit
@@ -49,6 +51,7 @@ class Calibration(Record):
     target: float | None = dataclasses.field(default=None, metadata={"static": True})
     changed: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
     unit_error: Array | None = None
+    verified: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @property
     def error(self) -> Array:

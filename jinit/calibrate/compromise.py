@@ -152,6 +152,11 @@ class _BothSides:
     sites: tuple[Site, ...]
     rewrites = False
 
+    def in_branch(self, taken: Array) -> _BothSides:
+        """Looks at every branch alike."""
+        del taken
+        return self
+
     def enter(self, index: int, operands: list[Array], extra: PyTree) -> tuple[list[Array], PyTree]:
         """Taps the signal."""
         signal = self.sites[index].signal

@@ -61,8 +61,9 @@ def lsuv(
         weights in common need by repeated passes, so that the variance of their outputs, over all steps, is
         the target on average; leave those that no factor sets.
       batches: whether every input array has a leading axis of batches, whose statistics are taken together.
-      verify: whether a second pass measures the outputs with the parameters that are returned, for the
-        records. It costs a forward pass more.
+      verify: whether a second pass measures the outputs with the parameters that are returned; the records
+        then hold what it saw, and say so (`verified`). It doubles the cost, one forward pass more. Without
+        it they hold what the one pass arrived at, the same but for rounding.
       max_passes: how many passes `"iterate"` may take.
 
     Returns:

@@ -114,7 +114,15 @@ def run_pass(
     if not plan.batched:
         return run(*inputs)
     found = jax.vmap(run, axis_name=BATCHES)(*inputs)
-    return jax.tree.map(lambda x: x[0], found)  # the same for all: sums over the batches
+    return [_over_batches(part) for part in found]
+
+
+def _over_batches(part: Found) -> Found:
+    """Sums over the batches, of the errors the largest."""
+    sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), part)
+    if part.unit_error is None:
+        return sums
+    return dataclasses.replace(sums, unit_error=jnp.max(part.unit_error, axis=0))
 
 
 def _iterate(plan: Plan, arrays: list[Array]) -> tuple[Array, list[Found]]:
@@ -245,6 +253,7 @@ def records_of(
             target=plan.targets[index],
             changed=_paths(plan, index, log_scales),
             note=_note(plan, index),
+            verified=checked is not None,
         )
         records.update(dict.fromkeys(site.names, record))
     for path, reason in plan.analysis.sites.not_followed.items():

@@ -13,7 +13,7 @@ from jax import lax
 from jinit._compat import opened, varying_axes
 from jinit._typing import Array, PyTree, at_least_float32
 from jinit.calibrate.knobs import Knob
-from jinit.calibrate.solve import solve, solve_centered
+from jinit.calibrate.solve import Everywhere, solve, solve_centered
 from jinit.jaxprs.axes import axes_of
 from jinit.jaxprs.graph import Address, Graph, Node, called
 from jinit.jaxprs.sites import Analysis, Site
@@ -125,7 +125,8 @@ class Rescaler:
       targets: variance wanted; None where nothing is.
       in_flight: whether a site is rescaled; else it is measured.
       center: axes of the output over which its mean is taken away, by site; None where it stays.
-      batched: whether several batches are mapped over.
+      batched: whether several batches are mapped over. What is found adds up over them.
+      taken: inside a branch, whether this batch takes it; None outside.
     """
 
     stations: Sequence[Station]
@@ -133,7 +134,13 @@ class Rescaler:
     in_flight: Sequence[bool]
     center: Sequence[tuple[int, ...] | None]
     batched: bool = False
+    taken: Array | None = None
     rewrites = True
+
+    def in_branch(self, taken: Array) -> Rescaler:
+        """Counts only the batches that take the branch."""
+        also = taken if self.taken is None else taken & self.taken
+        return dataclasses.replace(self, taken=also) if self.batched else self
 
     def enter(self, index: int, operands: list[Array], extra: PyTree) -> tuple[list[Array], PyTree]:
         """Rescales the contraction where it meets its bias."""
@@ -158,18 +165,32 @@ class Rescaler:
     def _measured(self, index: int, x: Array) -> Found:
         station, target = self.stations[index], self.targets[index]
         moments = Moments.of(x, counted=self._is_counted(station))
-        if self.batched:
-            moments = jax.tree.map(lambda s: lax.psum(s, BATCHES), moments)
         if not station.unit_axes or target is None:
             return Found(moments)
-        axes, names = self._shared_axes(station, x)
-        now = solve(x.astype(at_least_float32(x.dtype)), None, target, axes, names).before
+        axes, everywhere = self._shared_axes(station, x)
+        now = solve(x.astype(at_least_float32(x.dtype)), None, target, axes, everywhere).before
         return Found(moments, unit_error=_error(now[1], target))
 
-    def _shared_axes(self, station: Station, x: Array) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """Axes of an output, and mapped axes, over which its variance is taken."""
-        names = (*(station.mesh_axes or sorted(varying_axes(x))), *((BATCHES,) if self.batched else ()))
-        return tuple(i for i in range(x.ndim) if i not in (station.unit_axes or ())), names
+    def _shared_axes(self, station: Station, x: Array) -> tuple[tuple[int, ...], Everywhere]:
+        """Axes of an output over which its variance is taken, and the mean over devices and batches."""
+        names = tuple(station.mesh_axes or sorted(varying_axes(x)))
+        axes = tuple(i for i in range(x.ndim) if i not in (station.unit_axes or ()))
+
+        def everywhere(mean: Array) -> Array:
+            mean = lax.pmean(mean, names) if names else mean
+            if not self.batched:
+                return mean
+            if self.taken is None:
+                return lax.pmean(mean, BATCHES)
+            share = self._share().astype(mean.dtype)
+            return lax.psum(jnp.where(self.taken, mean * share, jnp.zeros_like(mean)), BATCHES)
+
+        return axes, everywhere
+
+    def _share(self) -> Array:
+        """One over the number of batches that get here."""
+        here = jnp.ones(()) if self.taken is None else self.taken.astype(jnp.float32)
+        return 1 / jnp.maximum(lax.psum(here, BATCHES), 1)
 
     def _is_counted(self, station: Station) -> bool:
         return self.batched or bool(station.site.regions & _COUNTED)
@@ -182,19 +203,21 @@ class Rescaler:
         target = target if extra is None else target * extra
         wide = x.astype(at_least_float32(x.dtype))
         signed = None if bias is None else (bias * jnp.asarray(station.sign, bias.dtype)).astype(wide.dtype)
-        axes, names = self._shared_axes(station, x)
+        axes, everywhere = self._shared_axes(station, x)
         shift = None
         if over is None or bias is None:
-            found = solve(wide, signed, target, axes, names)
+            found = solve(wide, signed, target, axes, everywhere)
         else:
-            found = solve_centered(wide, target, axes, over, names)
+            found = solve_centered(wide, target, axes, over, everywhere)
             centered = -station.sign * found.factor.astype(wide.dtype) * found.mean
             shift = centered - _first(bias, over).astype(wide.dtype)
             bias = jnp.broadcast_to(centered, jnp.broadcast_shapes(centered.shape, bias.shape)).astype(
                 bias.dtype
             )
         scaled = (wide * found.factor.astype(wide.dtype)).astype(x.dtype)
-        share = 1 / lax.psum(1, station.mesh_axes) if station.mesh_axes else 1.0  # summed over devices later
+        # Summed over devices and batches later.
+        share = 1 / lax.psum(1, station.mesh_axes) if station.mesh_axes else 1.0
+        share = share * self._share() if self.batched else share
         log_factor = jnp.log(_by_unit(found.factor, station))
         after, before = (self._moments(station, x.size, *pair) for pair in (found.after, found.before))
         error = _error(found.after[1], target) if station.unit_axes else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import lax
@@ -11,6 +12,7 @@ from jax import lax
 from jinit._typing import Array, at_least_float32
 
 Axes = tuple[int, ...]
+Everywhere = Callable[[Array], Array]  # mean over all devices and batches that hold entries of one output
 _SEVERAL = 128  # entries side by side that make a sum along the other axes run at full speed
 
 
@@ -32,7 +34,7 @@ class Solution:
 
 
 def solve(
-    x: Array, bias: Array | None, target: float | Array, axes: Axes, names: tuple[str, ...]
+    x: Array, bias: Array | None, target: float | Array, axes: Axes, everywhere: Everywhere
 ) -> Solution:
     """The factor `s` for which `s·x + b` has variance `target`.
 
@@ -45,27 +47,27 @@ def solve(
       bias: what is added to it, broadcasting against `x`; None for nothing.
       target: variance, a number or an array of no axes.
       axes: axes of `x` that share a factor.
-      names: mapped axes that hold other entries of the same output.
+      everywhere: takes means over devices and batches that hold other entries of the same output.
     """
     few = lax.slice_in_dim(x, 0, min(4, x.shape[0]), axis=0) if x.ndim and 0 in axes else x
-    guess = _everywhere(_mean(few, axes), names)
-    size = _everywhere(_mean(jnp.abs(few), axes), names)
+    guess = everywhere(_mean(few, axes))
+    size = everywhere(_mean(jnp.abs(few), axes))
     ordinary = (size == 0) | ((size > 1e-12) & (size < 1e12)) | ~jnp.isfinite(size)
     unit = jnp.where(ordinary, jnp.ones_like(size), size)
     d = (x - guess) / unit.astype(x.dtype)
-    square = _everywhere(_mean(_square(d), axes), names)
+    square = everywhere(_mean(_square(d), axes))
     shared = tuple(i for i in axes if bias is None or bias.shape[i] == 1)
     partial = _mean(d, shared)
-    mean = _everywhere(_mean(partial, axes), names)
+    mean = everywhere(_mean(partial, axes))
     variance = square - _square(mean)
     zero = jnp.zeros_like(variance)
     b_mean, b_variance, covariance = jnp.zeros_like(mean), zero, zero
     if bias is not None:
-        b_mean = _everywhere(_mean(bias, axes), names)
+        b_mean = everywhere(_mean(bias, axes))
         centered = bias - b_mean
-        b_variance = _everywhere(_mean(_square(centered), axes), names)
+        b_variance = everywhere(_mean(_square(centered), axes))
         products = jnp.real(jnp.conj(partial) * centered)
-        covariance = _everywhere(_mean(products, axes), names) * unit
+        covariance = everywhere(_mean(products, axes)) * unit
     constant = variance <= 1e-10 * (square + _square(guess / unit.astype(x.dtype)))
     root = jnp.sqrt(jnp.square(covariance / unit) + variance * (target - b_variance))
     factor = (root - covariance / unit) / (variance * unit)
@@ -81,23 +83,19 @@ def solve(
 
 
 def solve_centered(
-    x: Array, target: float | Array, axes: Axes, over: Axes, names: tuple[str, ...]
+    x: Array, target: float | Array, axes: Axes, over: Axes, everywhere: Everywhere
 ) -> Solution:
     """The factor `s` for which `s·(x − m)` has variance `target`, `m` being the mean over some axes."""
-    mean = _everywhere(_mean(x, over), names)
+    mean = everywhere(_mean(x, over))
     d = x - mean
-    square = _everywhere(_mean(_square(d), axes), names)
-    constant = square <= 1e-10 * _everywhere(_mean(_square(x), axes), names)
+    square = everywhere(_mean(_square(d), axes))
+    constant = square <= 1e-10 * everywhere(_mean(_square(x), axes))
     factor = jnp.sqrt(target / square)
     factor = jnp.where(jnp.isfinite(factor) & ~constant, factor, jnp.ones_like(factor))
     total = _mean(mean, axes)
     before = square + _mean(_square(mean - total), axes)
     after = jnp.zeros_like(total), jnp.square(factor) * square
     return Solution(factor, mean, (total, before), after)
-
-
-def _everywhere(x: Array, names: tuple[str, ...]) -> Array:
-    return lax.pmean(x, names) if names else x
 
 
 def _square(x: Array) -> Array:

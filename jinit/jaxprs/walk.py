@@ -50,6 +50,10 @@ class Visitor(Protocol):
         """Sees the output, after the bias; returns it, and a part."""
         ...
 
+    def in_branch(self, taken: Array) -> Visitor:
+        """The visitor inside a branch, which may run without being taken where calls are mapped over."""
+        ...
+
 
 def walk(
     program: Program, sites: Sequence[Site], arrays: Sequence[Array], visitor: Visitor, extras: Extras
@@ -185,7 +189,10 @@ def _while(walker: _Walker, eqn: Any, ins: list[Any], at: Address, extras: Extra
 
 
 def _cond(walker: _Walker, eqn: Any, ins: list[Any], at: Address, extras: Extras) -> Any:
-    runs = [walker.inner(branch, (*at, k)) for k, branch in enumerate(eqn.params["branches"])]
+    runs = [
+        dataclasses.replace(walker, visitor=walker.visitor.in_branch(ins[0] == k)).inner(branch, (*at, k))
+        for k, branch in enumerate(eqn.params["branches"])
+    ]
     here = walker.extras_at(at, extras)
     shapes: Parts = {}
     for run in runs:

@@ -63,6 +63,11 @@ class _Taps:
     sites: tuple[Site, ...]
     rewrites = False
 
+    def in_branch(self, taken: Array) -> _Taps:
+        """Looks at every branch alike."""
+        del taken
+        return self
+
     def enter(self, index: int, operands: list[Array], extra: PyTree) -> tuple[list[Array], PyTree]:
         site = self.sites[index]
         found = self.gauge.enter(site, [lax.stop_gradient(x) for x in operands])
