@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import jinit
 
@@ -46,17 +47,24 @@ def test_unit_variance_without_data(activation, std):
         assert record.problem == ""
 
 
+def rectified(mean, variance):
+    """Mean and second moment of ReLU of a normal."""
+    std = np.sqrt(variance)
+    density, share = stats.norm.pdf(mean / std), stats.norm.cdf(mean / std)
+    return mean * share + std * density, (mean**2 + variance) * share + mean * std * density
+
+
 def test_the_factors_are_those_of_the_closed_form():
-    apply, params = stack(nn.relu, 3)
+    apply, params = stack(nn.relu, 4)
     new, records = jinit.autoinit(apply, target=2.0)(params, SHAPE)
-    for i, (name, record) in enumerate(records.items()):
-        w = np.asarray(params["params"][name.split("/")[1]]["kernel"], np.float64)
-        second_moment = 1.0 if i == 0 else 2.0 / 2  # ReLU keeps half of N(0, 2)
-        expected = np.sqrt(2.0 / (WIDTH * np.mean(w**2) * second_moment))
-        # Weights of which the mean is taken as it is, and nodes of a kink at zero.
-        assert float(record.factor) == pytest.approx(expected, rel=2 / WIDTH)
-        scaled = np.asarray(new["params"][name.split("/")[1]]["kernel"]) / w
-        np.testing.assert_allclose(scaled, float(record.factor), rtol=1e-5)
+    mean, square = 0.0, 1.0
+    for name, record in records.items():
+        layer = name.split("/")[1]
+        w = np.asarray(params["params"][layer]["kernel"], np.float64)
+        expected = np.sqrt(2.0 / (WIDTH * (np.mean(w**2) * square - (np.mean(w) * mean) ** 2)))
+        assert float(record.factor) == pytest.approx(expected, rel=1e-3)  # of the nodes, for a kink
+        np.testing.assert_allclose(new["params"][layer]["kernel"] / w, float(record.factor), rtol=1e-5)
+        mean, square = rectified(expected * WIDTH * np.mean(w) * mean, 2.0)
 
 
 def test_biases_count():
@@ -97,7 +105,7 @@ def test_what_cannot_be_followed_or_set_is_said():
         jinit.autoinit(lambda w, x: x @ w)(jax.ShapeDtypeStruct((WIDTH, 4), "float32"), SHAPE)
     twice = lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"]  # noqa: E731
     same, records = jinit.autoinit(twice)({"w": X.T @ X / 64}, SHAPE)
-    assert all("2 sites" in record.problem for record in records.values())
+    assert all("2 places" in record.problem for record in records.values())
     np.testing.assert_array_equal(same["w"], X.T @ X / 64)
 
 
