@@ -71,6 +71,8 @@ from jinit.signals.moments import Moments as Moments
 from jinit.signals.predict import predict as predict
 from jinit.signals.records import Record as Record
 from jinit.signals.records import Records as Records
+from jinit.signals.similarity import Similarity as Similarity
+from jinit.signals.similarity import predict_similarity as predict_similarity
 from jinit.spectra.jacobian import jacobian_spectrum as jacobian_spectrum
 from jinit.spectra.jacobian_law import JacobianLaw as JacobianLaw
 from jinit.spectra.jacobian_law import jacobian_law as jacobian_law

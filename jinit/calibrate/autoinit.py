@@ -14,15 +14,16 @@ from jax.extend.core import Primitive
 from jinit._errors import message
 from jinit._typing import Array, PyTree, at_least_float32
 from jinit.calibrate.lsuv import replaced
-from jinit.calibrate.passes import Plan, changed_leaves, make_plan, records_of, run_pass
+from jinit.calibrate.passes import changed_leaves, make_plan, records_of, run_pass
 from jinit.calibrate.rescaler import Found, Rescaler
 from jinit.calibrate.targets import Choice, Target, check_target, targets_of
 from jinit.jaxprs.sites import analyse_sites
 from jinit.jaxprs.tracing import check_call, split, trace
 from jinit.signals.laws.interpret import MomentRule
+from jinit.signals.laws.softmax import with_softmax
 from jinit.signals.moments import Moments
-from jinit.signals.predict import numbers_of
 from jinit.signals.records import Records
+from jinit.signals.run_laws import expected
 
 _CALLER = "jinit.autoinit(...)"
 
@@ -85,22 +86,24 @@ def autoinit(
 
     def calibrated(params: PyTree, *inputs: Any, **kwargs: Any) -> tuple[PyTree, Records]:
         signature, arrays = split(params, inputs, kwargs)
-        num_params = signature.num_params
-        if any(isinstance(x, jax.ShapeDtypeStruct) for x in arrays[:num_params]):
-            must = "`params` must hold arrays, whose moments count"
-            raise ValueError(message(_CALLER, must, "a `jax.ShapeDtypeStruct`", "Draw them with `jinit.init`."))
+        if any(isinstance(x, jax.ShapeDtypeStruct) for x in arrays[: signature.num_params]):
+            must, advice = "`params` must hold arrays, whose moments count", "Draw them with `jinit.init`."
+            raise ValueError(message(_CALLER, must, "a `jax.ShapeDtypeStruct`", advice))
         program = trace(apply, signature, arrays, caller=_CALLER)
         analysis = analyse_sites(program)
+        stops = analysis.sites.sites
         plan = make_plan(
-            program, analysis, targets_of(target, sites, analysis.sites.sites, _CALLER), per_unit=False,
-            center=False, iterate=False, max_passes=1, batched=False,
+            program, analysis, targets_of(target, sites, stops, _CALLER), per_unit=False, center=False,
+            iterate=False, max_passes=1, batched=False,
         )  # fmt: skip
-        loops = [len(site.lengths) for site in analysis.sites.sites]
-        walk_it = functools.partial(run_pass, plan, exact=True, visitor=Expected)
-        found = numbers_of(walk_it, signature, arrays, loops, {**(rules or {}), expected_p: _exact}, _CALLER)
+        on_laws = dataclasses.replace(
+            plan, program=dataclasses.replace(program, jaxpr=with_softmax(program.jaxpr))
+        )
+        walked = functools.partial(run_pass, on_laws, exact=True, visitor=Expected)
+        known = {**(rules or {}), expected_p: _numbers}
+        found = expected(walked, program, stops, signature, arrays, rules=known, caller=_CALLER)
         changed = changed_leaves(plan, arrays, None, found)
-        shown = [jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x for x in arrays[:num_params]]
-        return replaced(signature, arrays, changed), records_of(plan, shown, None, found, None)
+        return replaced(signature, arrays, changed), records_of(plan, arrays, None, found, None)
 
     return calibrated
 
@@ -115,7 +118,7 @@ def _expected_avals(x: Any) -> tuple[Any, Any]:
     return scalar, scalar
 
 
-def _exact(moments: list[tuple[Any, Any]], eqn: Any) -> list[tuple[Any, Any]]:
+def _numbers(moments: list[tuple[Any, Any]], eqn: Any) -> list[tuple[Any, Any]]:
     """The law of the moments of a law: they are numbers."""
     del eqn
     ((mean, variance),) = moments
@@ -123,20 +126,21 @@ def _exact(moments: list[tuple[Any, Any]], eqn: Any) -> list[tuple[Any, Any]]:
 
 
 class Expected(Rescaler):
-    """The visitor that rescales by the moments that a law says the contraction has."""
+    """The visitor that rescales by the moments which the law of a contraction has."""
 
     def _measured(self, index: int, x: Array) -> Found:
         return Found(_moments(x.size, *expected_p.bind(x)))
 
-    def _rescale(self, index: int, x: Array, bias: Array | None, extra: Any) -> Any:
-        target = self.targets[index]
+    def _rescale(self, index: int, x: Array, bias: Array | None, extra: Array | None) -> Any:
         mean, variance = expected_p.bind(x)
-        zero = jnp.zeros_like(variance)
-        b_mean, b_variance = (zero, zero) if bias is None else expected_p.bind(bias)
+        b_mean, b_variance = (jnp.zeros_like(mean),) * 2 if bias is None else expected_p.bind(bias)
+        b_mean = self.stations[index].sign * b_mean
+        target = self.targets[index]
+        assert target is not None
         factor = jnp.sqrt((target - b_variance) / variance)
         factor = jnp.where(jnp.isfinite(factor) & (variance > 0), factor, jnp.ones_like(factor))
-        before = _moments(x.size, mean + self.stations[index].sign * b_mean, variance + b_variance)
-        after = _moments(x.size, factor * mean + self.stations[index].sign * b_mean, factor**2 * variance + b_variance)
+        before = _moments(x.size, mean + b_mean, variance + b_variance)
+        after = _moments(x.size, factor * mean + b_mean, jnp.square(factor) * variance + b_variance)
         return x * factor.astype(x.dtype), None, Found(after, before, jnp.log(factor))
 
 

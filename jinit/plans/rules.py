@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from jinit._errors import message
+from jinit._typing import PyTree
 from jinit.initializers._base import Initializer
 from jinit.plans.assignment import Assignments, assigned
+from jinit.plans.audit import audit
+from jinit.plans.laws import law_of
 from jinit.plans.patterns import ByRole, Pattern, is_function_of_use
 from jinit.plans.uses import WeightUse
 
@@ -43,6 +46,37 @@ class Plan:
           TypeError: a predicate returns no bool, or a function of `WeightUse` no initializer.
         """
         return assigned(self.rules, uses, caller="plan.assign(...)")
+
+    def laws(self, apply: Callable[..., PyTree]) -> Callable[..., dict[str, tuple[Any, Any]]]:
+        """The exact mean and variance of every parameter, as `jinit.init` would draw it; nothing is drawn.
+
+        Args:
+          apply: any pure `(params, *inputs, **kwargs) -> outputs`.
+
+        Returns:
+          A function of `(params, *inputs, **kwargs)`, arrays or shapes, to a dict from path to `(mean,
+          variance)`: numbers, or arrays `[length]` where the layers of a stack have laws of their own.
+          Initializers of JAX and Flax count as those of jinit of the same name.
+
+        Raises:
+          ValueError: as `assign`; and where the law of an initializer is not known.
+          NotImplementedError: layers of different laws are stacked along another axis than the first.
+
+        Example:
+          >>> import jax, jinit
+          >>> apply = lambda params, x: x @ params["w"]
+          >>> params = {"w": jax.ShapeDtypeStruct((8, 4), "float32")}
+          >>> x = jax.ShapeDtypeStruct((2, 8), "float32")
+          >>> jinit.plan([("w", jinit.he_normal())]).laws(apply)(params, x)
+          {'w': (0.0, 0.25)}
+        """
+        caller = "plan.laws(...)"
+
+        def laws(params: PyTree, *inputs: Any, **kwargs: Any) -> dict[str, tuple[Any, Any]]:
+            taken = assigned(self.rules, audit(apply)(params, *inputs, **kwargs), caller=caller)
+            return {path: law_of(assignment, caller=caller) for path, assignment in taken.items()}
+
+        return laws
 
     def __repr__(self) -> str:
         return f"jinit.plan([{', '.join(f'({pattern!r}, {init!r})' for pattern, init in self.rules)}])"

@@ -84,7 +84,7 @@ def _add_diagnose(parser: argparse.ArgumentParser) -> None:
     _add_target(parser)
     parser.add_argument("--plot", metavar="PATH", type=Path, help="also write a figure: .png, .pdf or .svg")
     parser.add_argument("--no-backward", action="store_true", help="leave out gradients")
-    parser.add_argument("--no-predict", action="store_true", help="leave out what theory says, and be quicker")
+    parser.add_argument("--no-predict", action="store_true", help="leave out what theory says")
     parser.set_defaults(run=_diagnose)
 
 
@@ -111,8 +111,8 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
 def _add_recommend(parser: argparse.ArgumentParser) -> None:
     _add_target(parser)
     parser.description = (
-        "Ranks schemes by the loss after some steps of Adam, if the file gives a loss; else by how far signal "
-        "and gradient get. Exit status 2 if FILE.py:NAME can't be run, else 0."
+        "Ranks schemes by the loss after some steps of Adam, if the file gives a loss; else by how far "
+        "signal and gradient get. Exit status 2 if FILE.py:NAME can't be run, else 0."
     )
     parser.add_argument("--steps", metavar="N", type=_positive, default=100, help="of training (100)")
     parser.add_argument("--seeds", metavar="N", type=_positive, default=3, help="draws a scheme (3)")

@@ -120,15 +120,21 @@ def recommend(
 ) -> Callable[..., Recommendation]:
     """Which initialization suits a network and its data, by trying them.
 
-    The kernels are drawn by LeCun's, Glorot's and He's rule, orthogonal with gain 1 and √2, and with deviation
-    0.02, each with their true fans; two of these are calibrated by `jinit.lsuv` too. All else stays as given,
-    and the parameters as given take part. `jinit.compare` measures and trains them; the least median
-    loss over the seeds wins. Without a loss the scheme wins whose signal and gradient reach the most sites,
-    and of these the one whose outputs have variances nearest to one.
+    The kernels are drawn by LeCun's, Glorot's and He's rule, orthogonal with gain 1 and √2, and with
+    deviation 0.02, each with their true fans; two of these are calibrated by `jinit.lsuv` too. All else stays
+    as given, and the parameters as given take part. `jinit.compare` measures and trains them; the least
+    median loss over the seeds wins. Without a loss the scheme wins whose signal and gradient reach the most
+    sites, and of these the one whose outputs have variances nearest to one.
 
     Args:
       apply: any pure `(params, *inputs, **kwargs) -> outputs`, as for `jinit.measure`.
-      loss, labels, steps, optimizer, batch_size, seeds, key: as for `jinit.compare`.
+      loss: a function of the outputs to one number, or of the outputs and `labels`.
+      labels: what `loss` takes beside the outputs.
+      steps: of training.
+      optimizer: an optax optimizer; `optax.adam(1e-3)` if None.
+      batch_size: how many examples, drawn at random, a step takes; None for all of them.
+      seeds: how many draws each scheme makes.
+      key: `jax.random.key(0)` if None.
 
     Returns:
       A function `(params, *inputs, **kwargs) -> Recommendation`: the schemes ranked, and the winner as code.
@@ -148,7 +154,7 @@ def recommend(
       params = jinit.redraw(apply, [(jinit.role('kernel'), jinit.he_normal())])(key, params, *inputs)
 
     References:
-      Mishkin and Matas, *All you need is a good init*, 2016, §4: schemes compared by the training that follows.
+      Mishkin and Matas, *All you need is a good init*, 2016, §4: schemes compared by what training follows.
     """
     known = schemes(apply)
     compared = compare(

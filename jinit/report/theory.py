@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jinit.report.finding import Case, Finding, number, number_square
+from jinit.report.finding import Case, Finding, number
 from jinit.report.rows import Row, Stats
 from jinit.signals.records import Records
 
@@ -27,47 +27,33 @@ def theory_of(predicted: Callable[..., Records], *args: Any, **kwargs: Any) -> t
 
 
 def departs_from_theory(case: Case) -> list[Finding]:
-    """The first site, going forward, and else going backward, that chance and the threshold do not explain."""
+    """The first site, going forward or else backward, that chance and the threshold do not explain."""
     rows = [row for row in case.rows if row.predicted is not None]
-    forward = _first(case, rows, lambda row: (row.output, row.predicted and row.predicted.output))
-    if forward is not None:
-        row, measured, theory = forward
-        return [_finding(row, "E[x²] of the outputs is", number_square(measured), theory)]
-    backward = _first(case, rows[::-1], lambda row: (row.cotangent, row.predicted and row.predicted.cotangent))
-    if backward is not None:
-        row, measured, theory = backward
-        return [_finding(row, "Going backward E[δ²] is", number_square(measured), theory)]
+    forward = _first(case, rows, "output", "E[x²] of the outputs is")
+    return forward or _first(case, rows[::-1], "cotangent", "Going backward E[δ²] is")
+
+
+def _first(case: Case, rows: Iterable[Row], field: str, what: str) -> list[Finding]:
+    chance = 0.0
+    for row, measured, theory in _both(rows, field):
+        chance += _CHANCE / max(row.info.units, 1)
+        allowed = math.log(case.thresholds.theory_info) + 3 * math.sqrt(chance)
+        if abs(math.log(measured / theory)) > allowed:
+            evidence = (
+                f"{what} {number(measured)} at {row.label}, where theory says {number(theory)} for weights "
+                "drawn independently with the same mean and variance. Weights that were trained, shared over "
+                "steps, or drawn together do that."
+            )
+            return [Finding("info", "departs_from_theory", row.site, evidence, "", row.step)]
     return []
 
 
-Pair = tuple[Stats | None, float | None]
-
-
-def _first(
-    case: Case, rows: Iterable[Row], pair: Callable[[Row], Pair]
-) -> tuple[Row, float, float] | None:
-    chance = 0.0
-    for row, stats, theory in _both(rows, pair):
-        chance += _CHANCE / max(row.info.units, 1)
-        apart = abs(math.log(stats.second_moment / theory))
-        if apart > math.log(case.thresholds.theory_info) + 3 * math.sqrt(chance):
-            return row, stats.second_moment, theory
-    return None
-
-
-def _both(rows: Iterable[Row], pair: Callable[[Row], Pair]) -> Iterator[tuple[Row, Stats, float]]:
-    """The rows where both numbers are ordinary."""
+def _both(rows: Iterable[Row], field: str) -> Iterator[tuple[Row, float, float]]:
+    """The rows where both second moments are ordinary numbers."""
     for row in rows:
-        stats, theory = pair(row)
+        stats: Stats | None = getattr(row, field)
+        theory: float | None = getattr(row.predicted, field)
         if stats is None or theory is None or stats.nonfinite_count > 0:
             continue
         if 1e-30 < stats.second_moment < 1e30 and 1e-30 < theory < 1e30:
-            yield row, stats, theory
-
-
-def _finding(row: Row, what: str, measured: str, theory: float) -> Finding:
-    evidence = (
-        f"{what} {measured} at {row.label}, where theory says {number(theory)} for independent weights of the "
-        "same mean and variance. Weights that were trained, shared over steps, or drawn together do that."
-    )
-    return Finding("info", "departs_from_theory", row.site, evidence, "", row.step)
+            yield row, stats.second_moment, theory

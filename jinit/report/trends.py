@@ -12,6 +12,7 @@ from jinit.report.rows import Row, Stats
 
 _LSUV = "# or mend them layer by layer:\nparams, _ = jinit.lsuv(apply)(params, *inputs)"
 
+
 def exploding_signal(case: Case) -> list[Finding]:
     """Some input is larger than what enters the network, by the factor of the threshold."""
     rows = [row for row in _with_input(case.rows) if not row.info.reads_network_input]

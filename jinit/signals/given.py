@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,17 @@ import numpy as np
 from jax.core import Tracer
 
 from jinit._errors import message
+from jinit._typing import PyTree
 from jinit.jaxprs.tracing import param_paths
+
+
+class Plan(Protocol):
+    """What knows the laws of a model's parameters: a `jinit.plan`."""
+
+    def laws(self, apply: Callable[..., PyTree], /) -> Callable[..., Mapping[str, Any]]:
+        """From the arguments of `apply` to the laws, by path."""
+        ...
+
 
 Variances = Mapping[str, Any] | Callable[[str], Any]
 
@@ -25,13 +35,14 @@ class Call:
       signature: from `split`.
       shapes: shape and dtype of each array.
       given: for each array, whether its values are.
-      laws: for each array, whether it is a parameter whose law is named.
+      laws: for each array, the number of leading axes along which its named law varies; -1 for a named
+        constant, None where no law is named.
     """
 
     signature: Any
     shapes: tuple[tuple[tuple[int, ...], Any], ...]
     given: tuple[bool, ...]
-    laws: tuple[bool, ...]
+    laws: tuple[int | None, ...]
 
 
 def call_of(
@@ -46,7 +57,9 @@ def call_of(
     if isinstance(weights, Mapping) and (extra := set(weights) - set(paths)):
         must = "`weights` must name parameters by their paths"
         raise ValueError(message(caller, must, f"{min(extra)!r}", f"The paths are {', '.join(paths[:5])}, …"))
-    moments: list[Any] = [_moments_for(path, weights, caller) for path in paths]
+    moments: list[Any] = [
+        _moments_for(path, weights, np.shape(x), caller) for path, x in zip(paths, arrays, strict=False)
+    ]
     moments += [None] * (len(arrays) - len(paths))
     given = tuple(not isinstance(x, jax.ShapeDtypeStruct) for x in arrays)
     for path, array, known, law in zip(paths, arrays, given, moments, strict=False):
@@ -58,23 +71,37 @@ def call_of(
     shapes = tuple(
         (tuple(np.shape(x)), x.dtype if hasattr(x, "dtype") else jnp.result_type(x)) for x in arrays
     )
-    laws = tuple(m is not None for m in moments)
-    use = [known and not law for known, law in zip(given, laws, strict=True)]
+    laws = tuple(_kind(m) for m in moments)
+    use = [known and law is None for known, law in zip(given, laws, strict=True)]
     compact = [_compact(x) if u else None for x, u in zip(arrays, use, strict=True)]
     return Call(signature, shapes, given, laws), compact, moments
 
 
-def _moments_for(path: str, weights: Variances | None, caller: str) -> tuple[Any, Any] | None:
+def _kind(moments: tuple[Any, Any] | None) -> int | None:
+    if moments is None:
+        return None
+    axes = np.ndim(moments[1])
+    constant = axes == 0 and not isinstance(moments[1], (Tracer, jax.Array)) and moments[1] == 0
+    return -1 if constant else axes
+
+
+def _moments_for(
+    path: str, weights: Variances | None, shape: tuple[int, ...], caller: str
+) -> tuple[Any, Any] | None:
     if weights is None:
         return None
     found = weights.get(path) if isinstance(weights, Mapping) else weights(path)
     if found is None:
         return None
     mean, variance = found if isinstance(found, tuple) else (0.0, found)
-    if not isinstance(variance, Tracer) and not float(variance) >= 0:
+    if not isinstance(variance, Tracer) and not np.all(np.asarray(variance) >= 0):
         must = "`weights` must give variances that are not negative"
         raise ValueError(message(caller, must, f"{variance} for {path!r}"))
-    return mean, variance
+    along = np.shape(variance)
+    if along != shape[: len(along)] or np.shape(mean) not in ((), along):
+        must = f"`weights` must give {path!r} numbers, or arrays like its first axes {shape}"
+        raise ValueError(message(caller, must, f"shapes {np.shape(mean)} and {along}"))
+    return (np.broadcast_to(mean, along), variance) if along else (mean, variance)
 
 
 def _compact(x: Any) -> Any:

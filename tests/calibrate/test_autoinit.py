@@ -40,7 +40,7 @@ def test_unit_variance_without_data(activation, std):
     depth = 8
     apply, params = stack(activation, depth, jinit.normal(std))
     params, records = jinit.autoinit(apply)(params, SHAPE)
-    # A variance over WIDTH units strays by √(5/WIDTH) a layer, which adds up over depth (Hanin and Nica, 2020).
+    # A variance over WIDTH units strays by √(5/WIDTH) a layer, and that adds up (Hanin and Nica, 2020).
     assert np.max(np.abs(np.log(variances(apply, params, X)))) < 4 * np.sqrt(5 * depth / WIDTH)
     for record in records.values():
         assert float(record.output.variance) == pytest.approx(1.0, rel=1e-5)

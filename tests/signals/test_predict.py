@@ -13,6 +13,7 @@ import pytest
 from scipy import integrate
 
 import jinit
+from tests.signals.agreement import DRAWS, disagreement
 from tests.zoo import array
 
 Shape = jax.ShapeDtypeStruct
@@ -140,16 +141,6 @@ MODELS = {
     "residual": (Residual(), (32, 128), {}),
     "dropped": (Dropped(), (32, 128), {"rngs": {"dropout": jax.random.key(3)}}),
 }
-DRAWS = 8
-# Terms of order one over width, which no number of draws averages out: the narrowest layer has 64 channels.
-NARROW = 4 / 64
-
-
-def disagreement(predicted: Any, measured: list[Any]) -> float:
-    """How far a prediction is from the mean over draws, in units of 3 standard errors and `NARROW`."""
-    seen = np.array([float(m.second_moment) for m in measured])
-    room = 3 * seen.std(ddof=1) / len(seen) ** 0.5 + NARROW * seen.mean()
-    return abs(float(predicted.second_moment) - seen.mean()) / room
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in MODELS])

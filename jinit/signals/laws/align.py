@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from jinit._typing import Array
-from jinit.signals.laws.arrays import each, xp
+from jinit.signals.laws.arrays import each, is_traced, pick, xp
 from jinit.signals.laws.law import (
     COTANGENT,
     SIGNAL,
@@ -30,7 +30,7 @@ from jinit.signals.laws.quadrature import gaussian
 Levels = tuple[Axes, ...]
 
 # Nodes for each level of the standard form, by the number of levels; the last level is an entry's own.
-SIZES = {0: (), 1: (128,), 2: (64, 256), 3: (16, 32, 64), 4: (8, 12, 12, 64)}
+SIZES = {0: (), 1: (128,), 2: (64, 256), 3: (12, 16, 64), 4: (4, 12, 6, 48)}
 # Points for each level when several roots are paired.
 POINTS = {0: (), 1: (1024,), 2: (128, 512), 3: (24, 32, 256), 4: (8, 12, 16, 128)}
 # The same where gradients take part.
@@ -49,21 +49,48 @@ class LevelMoments:
 def levels_of(*laws: Law) -> Levels:
     """The sets of axes along which roots vary, those shared by most entries first, four at most."""
     found = {r.axes for law in laws for r in law.roots}
-    return limited(found)
+    if len(found) <= MOST or any(is_traced(law.nodes) for law in laws):
+        return limited(found)
+    sums = dict.fromkeys(found, 0.0)
+    for law in laws:
+        x = as_float(law).nodes
+        for i, root in enumerate(law.roots):
+            alone = average(law, [k for k in range(len(law.roots)) if k != i], x)
+            sums[root.axes] += float(np.ravel(average(law, of=squared(alone - average(law, [i], alone))))[0])
+    return limited(found, importance=_weighed(sums, laws[0].shape))
 
 
-def limited(found: set[Axes], *, common: bool = True) -> Levels:
+def _weighed(variances: Mapping[Axes, float], shape: Sequence[int]) -> dict[Axes, float]:
+    """What parts of an entry add to the variance of the sum of all entries."""
+    return {k: v * math.prod(n for i, n in enumerate(shape) if i not in k) for k, v in variances.items()}
+
+
+def levels_by_variance(spreads: Mapping[Axes, Array], shape: Sequence[int], *, common: bool) -> Levels:
+    """Four levels at most for a sum of normals, by their variances where those are known."""
+    if len(spreads) <= MOST or any(map(is_traced, spreads.values())):
+        return limited(set(spreads), common=common)
+    sums = {axes: float(np.mean(v)) for axes, v in spreads.items()}
+    return limited(set(spreads), importance=_weighed(sums, shape))
+
+
+def limited(
+    found: set[Axes], *, common: bool = True, importance: Mapping[Axes, float] | None = None
+) -> Levels:
     """At most four levels, of which the last holds all axes.
 
-    The largest sets stay, so that what is dropped joins a set with few more axes: what two entries no longer
-    share are roots that many others share too. With `common` so does the smallest: what all examples share.
+    Those of most `importance` stay. If that is not known, the largest sets stay, so that what is dropped
+    joins a set with few more axes: what two entries no longer share are roots that many others share too.
+    With `common` so does the smallest: what all examples share.
     """
     levels = sorted(found, key=lambda a: (len(a), sorted(a)))
     if not levels:
         return ()
     everything = frozenset[int]().union(*levels)
     proper = [a for a in levels if a != everything]
-    if len(proper) >= MOST:
+    if len(proper) >= MOST and importance is not None:
+        kept = sorted(proper, key=lambda a: importance[a])[-(MOST - 1) :]
+        proper = [a for a in proper if a in kept]
+    elif len(proper) >= MOST:
         proper = [proper[0], *proper[-(MOST - 2) :]] if common else proper[-(MOST - 1) :]
     return (*proper, everything)
 
@@ -177,12 +204,14 @@ def _nested_quantiles(x: Array, weights: list[Array], shares: list[np.ndarray]) 
     for w in reversed(weights[1:]):
         by = by @ w
     order = xp.argsort(by)
-    mass = xp.cumsum(weights[0][order])
-    middle = (mass - weights[0][order] / 2) / mass[-1]
+    first = pick(weights[0], order)
+    mass = xp.cumsum(first)
+    middle = (mass - first / 2) / mass[-1]
     share = xp.asarray(shares[0], x.dtype)
     if len(weights) == 1:
-        return xp.interp(share, middle, x[order])
-    picked = x[order[xp.clip(xp.searchsorted(mass / mass[-1], share), 0, by.size - 1)]]
+        return xp.interp(share, middle, pick(x, order))
+    at = pick(order, xp.clip(xp.searchsorted(mass / mass[-1], share), 0, by.size - 1))
+    picked = pick(x, at)
     return each(lambda row: _nested_quantiles(row, weights[1:], shares[1:]), picked)
 
 
@@ -245,7 +274,7 @@ def _indexed(law: Law, index: dict[Root, tuple[int, Array]], new: tuple[Root, ..
     even = tuple(xp.full(n, 1 / n, dtype) for n in counts)
     return dataclasses.replace(
         law,
-        nodes=law.nodes[tuple(at)] if at else law.nodes,
+        nodes=pick(law.nodes, *at) if at else law.nodes,
         weights=(*even, *(law.weights[i] for i in stay)),
         roots=(*(new[k] for k in used), *(law.roots[i] for i in stay)),
     )

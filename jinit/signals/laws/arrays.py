@@ -27,6 +27,11 @@ def _is_key(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jax.dtypes.extended)
 
 
+def is_traced(x: Any) -> bool:
+    """Whether the values of an array are not known."""
+    return isinstance(x, Tracer)
+
+
 def _of_jax(x: Any) -> bool:
     if isinstance(x, (list, tuple)):
         return any(map(_of_jax, x))
@@ -69,6 +74,11 @@ class _Functions:
 
 
 xp: Any = _Functions()
+
+
+def pick(x: Any, *indices: Any) -> Any:
+    """`x[indices]`, whichever of them is traced."""
+    return jnp.asarray(x)[indices] if _of_jax(indices) else x[indices]
 
 
 def each(function: Callable[[Any], Any], x: Any) -> Any:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit._typing import Array
-from jinit.signals.laws.align import SIZES, limited
+from jinit.signals.laws.align import SIZES, levels_by_variance
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.law import (
     COTANGENT,
@@ -148,7 +148,7 @@ def contract(
     roots = union(quiet)
     mean = _product(quiet, roots) * xp.asarray(math.prod(how.counts.values()), quiet[0].nodes.dtype)
     still = [{frozenset[int](): dataclasses.replace(q, nodes=squared(q.nodes))} for q in quiet]
-    spreads: dict[Axes, Array] = {}
+    spreads: dict[Axes, Any] = {}
     fixed_a, fixed_b = (x.fixed_sums & summed for x in laws)
     for (own_a, x), (own_b, y) in _pairs(still, variances):
         if (fixed_a & own_a) - own_b or (fixed_b & own_b) - own_a:
@@ -201,11 +201,11 @@ def normal_sum_of(
     mean: Law, spreads: dict[Axes, Array], name: Hashable, *, linear: bool, common: bool = False
 ) -> Law:
     """`mean` plus a normal for each set of axes."""
-    levels = limited(set(spreads), common=common)
+    levels = levels_by_variance(spreads, mean.shape, common=common)
     mean = dataclasses.replace(mean, is_normal=not mean.roots)
     if linear or mean.nodes.size * math.prod(SIZES[len(levels)]) > TIDY:
         mean, spreads = _all_normal(mean, spreads)
-        levels = limited(set(spreads), common=common)
+        levels = levels_by_variance(spreads, mean.shape, common=common)
     kind = COTANGENT if linear else SIGNAL
     totals = [xp.zeros((), mean.nodes.dtype)] * len(levels)
     for axes, variance in spreads.items():
@@ -221,7 +221,9 @@ def normal_sum_of(
 
 def _all_normal(mean: Law, spreads: dict[Axes, Array]) -> tuple[Law, dict[Axes, Array]]:
     """The roots of the mean, too, as normals, and all variances averaged."""
-    totals = {axes: average(mean, of=v).reshape(()) if v.ndim else v for axes, v in spreads.items()}
+    totals: dict[Axes, Any] = {
+        axes: average(mean, of=v).reshape(()) if v.ndim else v for axes, v in spreads.items()
+    }
     _, found = spread_by_axes(mean, range(len(mean.roots)))
     for axes, v in found.items():
         totals[axes] = totals.get(axes, xp.zeros((), v.dtype)) + v.reshape(())

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from jinit._typing import Array
-from jinit.signals.laws.arrays import rows, xp
+from jinit.signals.laws.arrays import pick, rows, xp
 from jinit.signals.laws.law import Axes, Law, Root
 from jinit.signals.laws.quadrature import gaussian
 
@@ -54,8 +54,8 @@ def maximum(law: Law, axes: Axes, name: Hashable, shape: Sequence[int], count: i
 def _quantiles(x: Array, weights: Array, share: Array) -> Array:
     # Picked, not interpolated: between a value and what stands for minus infinity lies nothing.
     order = xp.argsort(x)
-    mass = xp.cumsum(weights[order])
-    return x[order[xp.clip(xp.searchsorted(mass / mass[-1], share), 0, x.size - 1)]]
+    mass = xp.cumsum(pick(weights, order))
+    return pick(x, pick(order, xp.clip(xp.searchsorted(mass / mass[-1], share), 0, x.size - 1)))
 
 
 def chance_of_being_largest(law: Law, axes: Axes, count: int) -> Array:
@@ -72,10 +72,12 @@ def chance_of_being_largest(law: Law, axes: Axes, count: int) -> Array:
 
     def chances(row: Array) -> Array:
         order = xp.argsort(row)
-        mass = xp.cumsum(w[order])
-        first = xp.searchsorted(row[order], row, side="left")
-        last = xp.searchsorted(row[order], row, side="right") - 1
-        high, low = mass[last], mass[first] - w[order][first]
+        own = pick(w, order)
+        mass = xp.cumsum(own)
+        ranked = pick(row, order)
+        first = xp.searchsorted(ranked, row, side="left")
+        last = xp.searchsorted(ranked, row, side="right") - 1
+        high, low = pick(mass, last), pick(mass, first) - pick(own, first)
         # Atoms share: the mean over the atom of F^(count-1) is (high^n - low^n) / (n (high - low)).
         atom = high > low  # in tails the mass of a node is lost in rounding
         width = xp.where(atom, high - low, xp.ones_like(high))

@@ -6,17 +6,28 @@ import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jinit._compat import Literal, opened
 from jinit.jaxprs.dataflow import CONTRACTIONS
 from jinit.signals.laws.arrays import near, xp
+from jinit.signals.laws.elementwise import elementwise, is_elementwise
 from jinit.signals.laws.holding import run_held, unknown
-from jinit.signals.laws.law import COTANGENT, SIGNAL, Law, Root, all_axes, constant, normal, two_moments
+from jinit.signals.laws.law import (
+    COTANGENT,
+    SIGNAL,
+    WEIGHT,
+    Law,
+    Root,
+    all_axes,
+    constant,
+    normal,
+    two_moments,
+)
 from jinit.signals.laws.loops import CONTROL
-from jinit.signals.laws.rules import RULES, contracted, contraction_of, elementwise, is_elementwise
+from jinit.signals.laws.rules import RULES, contracted, contraction_of
 from jinit.signals.laws.softmax import is_softmax, softmax_rule
 from jinit.signals.laws.values import (
     INPUTS,
@@ -98,7 +109,7 @@ class Interpreter:
         if kind in ("dot_general", "conv_general_dilated"):
             return contraction(eqn, ins, at)
         if _picks_rows(kind, ins):
-            ins = ins[:1]
+            ins = [ins[0] if _is_parameter(ins[1]) else _as_signal(ins[0])]
         laws = [as_law(x, (at, i)) for i, x in enumerate(ins)]
         if broken := [x for x in laws if isinstance(x, Unknown)]:
             return broken[:1] * len(eqn.outvars)
@@ -132,12 +143,32 @@ def _normal(mean: Any, variance: Any, name: Name, aval: Any, kind: str) -> Law:
 def _alive(jaxpr: Any) -> list[tuple[int, Any]]:
     """The equations that a result depends on, with their places."""
     needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    pads = {eqn.outvars[0]: eqn for eqn in jaxpr.eqns if eqn.primitive.name == "pad"}
     alive = []
     for i, eqn in reversed(list(enumerate(jaxpr.eqns))):
+        eqn = _with_padding(eqn, pads)
         if not needed.isdisjoint(eqn.outvars):
             needed.update(v for v in eqn.invars if not isinstance(v, Literal))
             alive.append((i, eqn))
     return alive[::-1]
+
+
+def _with_padding(eqn: Any, makers: Mapping[Any, Any]) -> Any:
+    """A sum over windows of what was padded with zeros, as one over windows that reach into the padding.
+
+    As it stands in the gradient of an average pooling. Padded entries would count as on average.
+    """
+    if eqn.primitive.name != "reduce_window_sum" or (pad := makers.get(eqn.invars[0])) is None:
+        return eqn
+    value, config, p = pad.invars[1], pad.params["padding_config"], eqn.params
+    plain = all(d == 1 for d in p["base_dilation"]) and isinstance(value, Literal) and value.val == 0
+    if not plain:
+        return eqn
+    padding = [(lo + a, hi + b) for (lo, hi, _), (a, b) in zip(config, p["padding"], strict=True)]
+    dilation = tuple(inner + 1 for _, _, inner in config)
+    return eqn.replace(
+        invars=[pad.invars[0]], params={**p, "padding": tuple(padding), "base_dilation": dilation}
+    )
 
 
 def _made(x: Value, at: Name) -> Value:
@@ -150,6 +181,16 @@ def _made(x: Value, at: Name) -> Value:
 def _picks_rows(kind: str, ins: Sequence[Value]) -> bool:
     """Whether the equation picks or places entries by indices, whatever those are."""
     return kind in ("gather", "dynamic_slice") and isinstance(ins[0], Law)
+
+
+def _is_parameter(x: Value) -> bool:
+    return isinstance(x, Held) and INPUTS not in x.source
+
+
+def _as_signal(x: Any) -> Any:
+    """Rows of a weight that inputs pick are a signal."""
+    roots = tuple(dataclasses.replace(r, kind=SIGNAL) if r.kind == WEIGHT else r for r in x.roots)
+    return dataclasses.replace(x, roots=roots)
 
 
 def _is_layer(a: frozenset[str], b: frozenset[str]) -> bool:
@@ -168,11 +209,13 @@ def contraction(eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:
     how = contraction_of(eqn)
     weights = [i for i, x in enumerate(ins) if _is_weight(x)]
     laws: list[Any] = []
+    # In the gradient of a weight the examples are summed over, and features stay.
+    gradient = eqn.primitive.name == "dot_general" and any(isinstance(x, Law) and x.is_linear for x in ins)
     for i, x in enumerate(ins):
         if isinstance(x, Held) and jnp.issubdtype(x.dtype, jnp.floating):
-            laws.append(
-                of_weight(x, (at, i)) if x.source == {PARAMS} else of_examples(x, how.free[i], (at, i))
-            )
+            examples = frozenset(range(len(x.shape))) - how.free[i] if gradient else how.free[i]
+            whole = x.source == {PARAMS}
+            laws.append(of_weight(x, (at, i)) if whole else of_examples(x, examples, (at, i)))
         else:
             laws.append(as_law(x, (at, i)))
     if broken := [x for x in laws if isinstance(x, Unknown)]:

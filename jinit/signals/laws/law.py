@@ -119,6 +119,14 @@ def normal(
     return plus_normal(law, variance, Root(name, all_axes(shape), kind), size)
 
 
+def pair(square: Any, similarity: Any, name: Hashable, shape: Sequence[int], dtype: Any) -> Law:
+    """Normal entries of mean square `square`; any two along axis 0 are correlated by `similarity`."""
+    law = dataclasses.replace(constant(jnp.zeros(()), shape, dtype), is_normal=True)
+    every = all_axes(shape)
+    law = plus_normal(law, square * similarity, Root((name, 0), every - {0}), 64)
+    return plus_normal(law, square * (1 - similarity), Root((name, 1), every), 128)
+
+
 def plus_normal(law: Law, variance: Any, root: Root, size: int) -> Law:
     """`law` and an independent normal of a variance that may depend on the roots it has."""
     nodes, weights = rule(2 if root.kind == COTANGENT else size, law.nodes.dtype)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jinit._compat import bind
 from jinit.signals.laws import moving
-from jinit.signals.laws.arrays import near, xp
+from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.contracting import (
     Contraction,
     contract,
@@ -25,7 +22,6 @@ from jinit.signals.laws.contracting import (
 from jinit.signals.laws.extremes import chance_of_being_largest, maximum
 from jinit.signals.laws.law import (
     COTANGENT,
-    Axes,
     Law,
     Root,
     all_axes,
@@ -153,7 +149,10 @@ def _scatter_to_largest(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
     second = average(gradient, of=squared(gradient.nodes)).reshape(())
     out = constant(xp.zeros(()), shape, eqn.outvars[0].aval.dtype)
     out = dataclasses.replace(
-        operand, nodes=xp.zeros(operand.nodes.shape, out.nodes.dtype), shape=tuple(shape), dtype=out.dtype,
+        operand,
+        nodes=xp.zeros(operand.nodes.shape, out.nodes.dtype),
+        shape=tuple(shape),
+        dtype=out.dtype,
         fixed_sums=frozenset(),
     )
     root = Root(name, all_axes(shape), COTANGENT if gradient.is_linear else gradient.roots[0].kind)
@@ -225,82 +224,3 @@ RULES: dict[str, Rule] = {
          "device_put", "layout_constraint", "name", "pvary"), _identity
     ),
 }  # fmt: skip
-
-
-def is_elementwise(eqn: Any) -> bool:
-    """Whether the equation runs on single numbers: what cannot is no function of entries."""
-    whole = {v.aval.shape for v in eqn.outvars}
-    same = len(whole) == 1 and all(_repeats(v.aval.shape, next(iter(whole))) for v in eqn.invars)
-    return same and _runs_on_numbers(_OneEquation(eqn))
-
-
-class _OneEquation:
-    """An equation, equal to those of the same primitive, parameters and dtypes."""
-
-    def __init__(self, eqn: Any):
-        self.eqn = eqn
-        self.dtypes = tuple(v.aval.dtype for v in eqn.invars)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _OneEquation) or self.eqn.primitive is not other.eqn.primitive:
-            return False
-        return self.dtypes == other.dtypes and self.eqn.params == other.eqn.params
-
-    def __hash__(self) -> int:
-        return hash((self.eqn.primitive.name, self.dtypes))
-
-
-@functools.lru_cache(maxsize=1024)
-def _runs_on_numbers(one: _OneEquation) -> bool:
-    numbers = [jax.ShapeDtypeStruct((), dtype) for dtype in one.dtypes]
-    try:
-        outs = jax.eval_shape(lambda *xs: bind(one.eqn, list(xs)), *numbers)
-    except Exception:  # whatever a primitive raises on operands that it is not made for
-        return False
-    return bool(outs) and all(o.shape == () for o in outs)
-
-
-def _repeats(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
-    return shape == () or (
-        len(shape) == len(whole) and all(m in (1, n) for m, n in zip(shape, whole, strict=True))
-    )
-
-
-def elementwise(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
-    """A function of entries, run on the nodes as it stands."""
-    outs = [v.aval for v in eqn.outvars]
-    widest = max((x.nodes.dtype for x in laws if jnp.issubdtype(x.nodes.dtype, jnp.inexact)),
-                 key=lambda d: jnp.finfo(d).bits, default=None)  # fmt: skip
-
-    def run(*nodes: Any) -> list[Any]:
-        same = [
-            x.astype(widest) if widest is not None and jnp.issubdtype(x.dtype, jnp.floating)
-            and jnp.issubdtype(widest, jnp.floating) else x
-            for x in nodes
-        ]  # fmt: skip
-        return [near(x) for x in bind(eqn, same)]
-
-    kind = eqn.primitive.name
-    if kind == "select_n" and (kept := _unmasked(laws)) is not None:
-        return [kept]
-    fixed = _fixed_sums(kind, laws)
-    return [dataclasses.replace(x, fixed_sums=fixed) for x in pointwise(run, laws, outs, name, kind)]
-
-
-def _unmasked(laws: list[Law]) -> Law | None:
-    """What comes back from a softmax, where a mask is put on it: what is masked is zero already."""
-    cases = laws[1:]
-    back = [x for x in cases if x.is_linear and x.fixed_sums]
-    rest = [x for x in cases if x.roots]
-    return back[0] if len(back) == 1 and len(rest) == 1 else None
-
-
-def _fixed_sums(kind: str, laws: list[Law]) -> Axes:
-    """Along which axes the sum of the result is fixed as well."""
-    if kind in ("add", "add_any", "sub", "neg"):
-        random = [x for x in laws if x.roots]
-        return frozenset.intersection(*(x.fixed_sums for x in random)) if random else frozenset()
-    if kind in ("mul", "div"):
-        first, other = (laws[0], laws[1]) if kind == "div" or laws[0].fixed_sums else (laws[1], laws[0])
-        return first.fixed_sums - other.axes_varying()
-    return frozenset()

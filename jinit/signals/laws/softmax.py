@@ -16,6 +16,7 @@ from jinit.jaxprs.graph import called
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.contracting import normal_sum_of
 from jinit.signals.laws.law import Axes, Law, as_float, average, constant, spread_by_axes, squared
+from jinit.signals.laws.quadrature import gaussian
 
 _BETWEEN = ("broadcast_in_dim", "reshape", "convert_element_type")
 FORWARD, BACKWARD = "softmax_of_rows", "pullback_of_softmax"
@@ -117,14 +118,36 @@ def softmax_rule(eqn: Any, laws: Sequence[Law], name: Any) -> list[Law]:
 
 
 def probabilities(z: Law, axes: Axes) -> Law:
-    """`exp(z)` over its sum, which is `n` times its mean, given the roots that all of a row share."""
+    """`exp(z)` over its sum along `axes`, given the roots that all of a row share.
+
+    The sum is an entry itself and all others, of independent entries and taken as lognormal. An entry is held
+    as its share where the others are as on average, brought to mean `1 / n` and the right second moment.
+    """
     varying = [i for i, r in enumerate(z.roots) if r.axes & axes]
     count = xp.asarray(_count(z, axes), z.nodes.dtype)
     if not varying:
         return constant(1 / count, z.shape, z.dtype)
-    highest = xp.max(z.nodes, axis=tuple(varying), keepdims=True)
-    exponentials = xp.exp(z.nodes - highest)
-    nodes = exponentials / (count * average(z, varying, exponentials))
+    e = xp.exp(z.nodes - xp.max(z.nodes, axis=tuple(varying), keepdims=True))
+    seen = average(z, varying, (e > 0).astype(e.dtype))  # the rest is masked
+    mean = average(z, varying, e) / seen
+    spread = xp.maximum(average(z, varying, squared(e)) / seen - squared(mean), xp.zeros((), e.dtype))
+    others = xp.maximum(count * seen - 1, xp.zeros((), e.dtype))
+    tiny = xp.asarray(jnp.finfo(e.dtype).tiny, e.dtype)
+    width = xp.sqrt(xp.log1p(spread / xp.maximum(others * squared(mean), tiny)))
+
+    def share(step: float) -> Any:
+        return e / xp.maximum(e + others * mean * xp.exp(width * step - width * width / 2), tiny)
+
+    steps, weights = gaussian(9)
+    shares = [share(step) for step in steps.tolist()]
+    total = count * sum(w * average(z, varying, p) for w, p in zip(weights.tolist(), shares, strict=True))
+    square = sum(w * average(z, varying, squared(p)) for w, p in zip(weights.tolist(), shares, strict=True))
+    square = square / xp.maximum(squared(total), tiny)
+    p = e / xp.maximum(e + others * mean, tiny)
+    p = p / xp.maximum(count * average(z, varying, p), tiny)
+    has = average(z, varying, squared(p - 1 / count))
+    wanted = xp.maximum(square - 1 / squared(count), xp.zeros((), e.dtype))
+    nodes = xp.where(e > 0, 1 / count + (p - 1 / count) * xp.sqrt(wanted / xp.maximum(has, tiny)), 0 * e)
     return Law(nodes, z.weights, z.roots, z.shape, z.dtype, fixed_sums=axes)
 
 
@@ -132,17 +155,21 @@ def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
     """`p (ct - Σ p ct)`.
 
     What all entries of a row of `ct` share drops out. Of the rest, independent from entry to entry, the
-    variance is multiplied by `p² (1 - 2 p + Σ p²)`.
+    variance is multiplied by `p² ((1 - p)² + Σ p²)`, where the sum is over the others.
     """
     varying = [i for i, r in enumerate(p.roots) if r.axes & axes]
-    squares = xp.asarray(_count(p, axes), p.nodes.dtype) * average(p, varying, squared(p.nodes))
-    left = xp.maximum(1 - 2 * p.nodes + squares, xp.zeros((), p.nodes.dtype))
+    count = xp.asarray(_count(p, axes), p.nodes.dtype)
+    seen = average(p, varying, (p.nodes > 1e-6 / count).astype(p.nodes.dtype))  # the rest is masked
+    others = (count - 1 / xp.maximum(seen, 1 / count)) * average(p, varying, squared(p.nodes))
     mean, spread = spread_by_axes(
-        Law(p.nodes * xp.sqrt(left), p.weights, p.roots, p.shape, p.dtype), range(len(p.roots))
+        Law(p.nodes * xp.sqrt(squared(1 - p.nodes) + others), p.weights, p.roots, p.shape, p.dtype),
+        range(len(p.roots)),
     )
-    ours = {frozenset[int](): squared(mean).reshape(()), **{k: v.reshape(()) for k, v in spread.items()}}
+    ours: dict[Axes, Any] = {axes: variance.reshape(()) for axes, variance in spread.items()}
+    nowhere: Axes = frozenset()
+    ours[nowhere] = ours.get(nowhere, xp.zeros((), mean.dtype)) + squared(mean).reshape(())
     _, theirs = spread_by_axes(cotangent, range(len(cotangent.roots)))
-    spreads: dict[Axes, Array] = {}
+    spreads: dict[Axes, Any] = {}
     for along, variance in theirs.items():
         for own, square in ours.items() if along & axes else ():
             value = square * variance.reshape(())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import xp
-from jinit.signals.laws.law import Axes, Law, Root, all_axes, constant, node_dtype, rule, squared
+from jinit.signals.laws.law import Axes, Law, Root, all_axes, constant, node_dtype, plus_normal, rule, squared
 from jinit.signals.laws.quadrature import gaussian
 
 INPUTS, PARAMS = "inputs", "params"
@@ -121,15 +122,29 @@ def _quantiles(x: Array, size: int) -> tuple[Array, Array]:
 
 
 def _of_examples(value: Held, varying: tuple[int, ...], name: Hashable) -> Law:
-    """What the entries of all examples, along axis 0, have in common, and the rest."""
+    """What the entries of all examples, along axis 0, have in common, and the rest.
+
+    Of an array of more than two axes also what the positions of one example share.
+    """
     x = value.array.astype(node_dtype(value.dtype))
-    shared = xp.mean(x, axis=0)
-    common, own = common_variance(x, (0,))
-    first, first_weights = _quantiles(shared.reshape(-1), 24)
-    rest, rest_weights = _quantiles((x - shared[None]).reshape(-1), 64)
-    first, rest = _with_variance(first, first_weights, common), _with_variance(rest, rest_weights, own)
-    roots = (Root((name, 0), frozenset(varying) - {0}), Root((name, 1), frozenset(varying)))
-    return _on_roots(value, first[:, None] + rest[None], (first_weights, rest_weights), roots)
+    places = varying[1:-1]
+    parts = components_of(x, varying[:-1])
+    common = xp.mean(x, axis=(0, *places), keepdims=True)
+    own_of_example = xp.mean(x, axis=places, keepdims=True) - common if places else None
+    pieces = [(frozenset[int](), common, 4 if places else 24)]
+    if places:
+        pieces.append((frozenset([0]), own_of_example, 6))
+        pieces.append((frozenset(places), xp.mean(x, axis=0, keepdims=True) - common, 8))
+    rest = x - sum(piece for _, piece, _ in pieces)
+    pieces.append((frozenset(varying[:-1]), rest, 48 if places else 64))
+    nodes, weights, roots = xp.zeros((), x.dtype), [], []
+    for k, (own, piece, size) in enumerate(pieces):
+        points, w = _quantiles(piece.reshape(-1), size)
+        scaled = _with_variance(points, w, parts[own])
+        nodes = nodes[..., None] + scaled.reshape((1,) * k + (-1,))
+        weights.append(w)
+        roots.append(Root((name, k), own | {varying[-1]}))
+    return _on_roots(value, nodes, tuple(weights), tuple(roots))
 
 
 def _with_variance(nodes: Array, weights: Array, variance: Array) -> Array:
@@ -139,32 +154,38 @@ def _with_variance(nodes: Array, weights: Array, variance: Array) -> Array:
     return mean + (nodes - mean) * xp.sqrt(variance / xp.maximum(has, tiny))
 
 
-def common_variance(x: Array, examples: Sequence[int]) -> tuple[Array, Array]:
-    """Variance of what the entries of all examples have in common, and of the rest, without bias."""
-    n = math.prod(x.shape[i] for i in examples)
-    mean = xp.mean(x)
-    everything = xp.mean(squared(x - mean))
-    if n == 1:
-        return everything, xp.zeros_like(everything)
-    between = xp.mean(squared(xp.mean(x, axis=tuple(examples)) - mean))
-    own = xp.clip((everything - between) / (1 - 1 / n), 0, everything)
-    return everything - own, own
-
-
-def of_examples(value: Held, examples: Axes, name: Hashable) -> Law:
-    """Two moments of a signal, by what all examples share: all that a contraction needs."""
+def of_examples(value: Held, free: Axes, name: Hashable) -> Law:
+    """Two moments of a signal, by what its entries share along the axes that a contraction keeps."""
     x = value.array.astype(node_dtype(value.dtype))
-    there = [i for i in examples if x.shape[i] > 1]
-    common, own = common_variance(x, there)
-    sign, weights = rule(2, x.dtype)
+    parts = components_of(x, [i for i in sorted(free) if x.shape[i] > 1])
     axes = frozenset(i for i, n in enumerate(x.shape) if n > 1)
+    law = _on_roots(value, xp.mean(x), (), ())
+    for k, (own, variance) in enumerate(parts.items()):
+        law = plus_normal(law, variance, Root((name, k), (axes - free) | own), 2)
+    return law
+
+
+def components_of(x: Array, free: Sequence[int]) -> dict[Axes, Array]:
+    """The variance of what entries share along some of the axes `free`, by the axes along which it differs.
+
+    Means over a set `A` of axes have the variance `Σ_S v_S Π_{i in A and S} 1/n_i`; solved for `v_S`, the
+    components are unbiased. Of more than two axes the last ones count as one.
+    """
+    groups = [(i,) for i in free] if len(free) <= 2 else [(free[0],), tuple(free[1:])]
+    sets = [
+        frozenset(c) for k in range(len(groups) + 1) for c in itertools.combinations(range(len(groups)), k)
+    ]
+    sizes = [math.prod(x.shape[i] for i in group) for group in groups]
     mean = xp.mean(x)
-    if not there:
-        nodes, roots = mean + xp.sqrt(common) * sign, (Root(name, axes),)
-        return _on_roots(value, nodes, (weights,), roots)
-    nodes = mean + xp.sqrt(common) * sign[:, None] + xp.sqrt(own) * sign[None]
-    roots = (Root((name, 0), axes - examples), Root((name, 1), axes))
-    return _on_roots(value, nodes, (weights, weights), roots)
+    seen = []
+    for averaged in sets:
+        over = tuple(i for k in averaged for i in groups[k])
+        seen.append(xp.mean(squared((xp.mean(x, axis=over, keepdims=True) if over else x) - mean)))
+    system = [[math.prod(1 / sizes[k] for k in a & s) for s in sets] for a in sets]
+    solved = xp.asarray(np.linalg.inv(system), x.dtype) @ xp.stack(seen)
+    own = xp.clip(solved, 0, seen[0])
+    own = own * (seen[0] / xp.maximum(xp.sum(own), xp.asarray(jnp.finfo(x.dtype).tiny, x.dtype)))
+    return {frozenset(i for k in s for i in groups[k]): own[n] for n, s in enumerate(sets)}
 
 
 def of_weight(value: Held, name: Hashable) -> Law:

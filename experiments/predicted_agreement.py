@@ -1,0 +1,175 @@
+"""How well predicted second moments agree with measured ones, network by network and site by site.
+
+    python -m experiments.predicted_agreement [--write docs/predicting.md] [network …]
+
+For every network: `predict` from the variances of its initializers alone, against the mean of `measure` over
+draws of the weights and of the cotangent. A cell holds the smallest and largest ratio over all sites.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import flax.linen as nn
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jinit
+
+DRAWS = 12
+FIELDS = ("input", "output", "cotangent", "weight_gradient")
+BEGIN, END = "<!-- agreement -->\n", "<!-- end of agreement -->"
+Made = tuple[Callable[..., Any], Callable[[jax.Array], Any], tuple[Any, ...], dict[str, Any]]
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        """Attention and a perceptron, each added to its input."""
+        x = x + nn.MultiHeadDotProductAttention(4)(nn.LayerNorm()(x))
+        return x + nn.Dense(128)(nn.gelu(nn.Dense(512)(nn.LayerNorm()(x))))
+
+
+class Gated(nn.Module):
+    """RMSNorm and SwiGLU, twice."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        """Two residual blocks."""
+        for _ in range(2):
+            h = nn.RMSNorm()(x)
+            x = x + nn.Dense(128)(nn.silu(nn.Dense(384)(h)) * nn.Dense(384)(h))
+        return nn.Dense(64)(x)
+
+
+class Convolutional(nn.Module):
+    """Convolutions, BatchNorm, max- and average pooling."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        """Two normalized convolutions and one without."""
+        for _ in range(2):
+            x = nn.relu(nn.BatchNorm(use_running_average=False)(nn.Conv(64, (3, 3))(x)))
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        x = nn.avg_pool(nn.relu(nn.Conv(64, (3, 3))(x)), (2, 2), (2, 2))
+        return nn.Dense(64)(x.reshape(x.shape[0], -1))
+
+
+class Patches(nn.Module):
+    """A small vision transformer."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        """Patches, one block, and the mean over patches."""
+        x = nn.Conv(128, (4, 4), (4, 4))(x)
+        x = Block()(x.reshape(x.shape[0], -1, 128))
+        return nn.Dense(32)(nn.LayerNorm()(x).mean(1))
+
+
+def normal(*shape: int) -> jax.Array:
+    """A standard normal input."""
+    return jnp.asarray(np.random.default_rng(7).normal(size=shape), jnp.float32)
+
+
+def linen(model: nn.Module, x: Any, **options: Any) -> Made:
+    """A linen module."""
+    return model.apply, jax.jit(lambda key: model.init(key, x)), (x,), options
+
+
+def haiku() -> Made:
+    """A perceptron of haiku."""
+    net = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([256, 256, 64], activation=jax.nn.gelu)(x)))
+    x = normal(64, 128)
+    return net.apply, jax.jit(lambda key: net.init(key, x)), (x,), {}
+
+
+def equinox() -> Made:
+    """A perceptron of equinox."""
+
+    def init(key: jax.Array) -> Any:
+        return eqx.filter(eqx.nn.MLP(128, 64, 256, 3, activation=jnp.tanh, key=key), eqx.is_array)
+
+    _, static = eqx.partition(eqx.nn.MLP(128, 64, 256, 3, jnp.tanh, key=jax.random.key(0)), eqx.is_array)
+    return lambda p, x: jax.vmap(eqx.combine(p, static))(x), jax.jit(init), (normal(64, 128),), {}
+
+
+NETWORKS: dict[str, Callable[[], Made]] = {
+    "linen: RMSNorm, SwiGLU, residual sums, width 128": lambda: linen(Gated(), normal(32, 128)),
+    "haiku: MLP of gelu, width 256": haiku,
+    "equinox: MLP of tanh, width 256": equinox,
+    "linen: BatchNorm in training, max- and average pooling, zero padding, 64 channels": lambda: linen(
+        Convolutional(), normal(16, 16, 16, 8), mutable=["batch_stats"]
+    ),
+    "linen: vision transformer, one block, 16 patches, width 128": lambda: linen(
+        Patches(), normal(8, 16, 16, 3)
+    ),
+    "linen: transformer, two blocks, 32 tokens, width 128": lambda: linen(
+        nn.Sequential([nn.Embed(512, 128), Block(), Block(), nn.LayerNorm(), nn.Dense(64)]),
+        jnp.asarray(np.random.default_rng(0).integers(0, 512, (4, 32)), jnp.int32),
+    ),
+}
+
+
+def ratios(name: str) -> dict[str, dict[str, float]]:
+    """By site and field, predicted over measured second moment."""
+    apply, init, inputs, options = NETWORKS[name]()
+    draws = [init(jax.random.key(i)) for i in range(DRAWS)]
+    paths = [jax.tree_util.keystr(k) for k, _ in jax.tree_util.tree_leaves_with_path(draws[0])]
+    leaves = zip(*(jax.tree.leaves(d) for d in draws), strict=True)
+    variances = {
+        p: float(np.mean([np.mean(np.square(x)) for x in xs])) for p, xs in zip(paths, leaves, strict=True)
+    }
+    names = [u.path for u in jinit.audit(apply)(draws[0], *inputs, **options)]
+    by_name = dict(zip(names, variances.values(), strict=True))
+    kernels = {n: v for n, v in by_name.items() if not n.endswith(("bias", "/b", "scale", "mean", "var"))}
+    predicted = jinit.predict(apply, weights=kernels)(draws[0], *inputs, **options)
+    measure = jax.jit(lambda p, key: jinit.measure(apply, key=key)(p, *inputs, **options)[1])
+    measured = [measure(p, jax.random.key(100 + i)) for i, p in enumerate(draws)]
+    found: dict[str, dict[str, float]] = {}
+    for site, record in predicted.items():
+        found[site] = {}
+        for field in FIELDS:
+            if (moments := getattr(record, field)) is not None:
+                seen = np.mean([getattr(m[site], field).second_moment for m in measured])
+                found[site][field] = float(moments.second_moment / seen)
+    return found
+
+
+def row(name: str, found: dict[str, dict[str, float]]) -> str:
+    """A line of the table."""
+    cells = []
+    for field in FIELDS:
+        values = [fields[field] for fields in found.values() if field in fields]
+        cells.append(f"{min(values):.2f}–{max(values):.2f}")
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Prints every site, then the table; writes the table where told."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--write", type=Path)
+    parser.add_argument("networks", nargs="*")
+    arguments = parser.parse_args()
+    lines = ["| network | input | output | cotangent | weight gradient |", "|---|---|---|---|---|"]
+    for name in arguments.networks or NETWORKS:
+        found = ratios(name)
+        for site, fields in found.items():
+            print(f"{site:60s}", *(f"{field} {value:.3f}" for field, value in fields.items()), flush=True)
+        lines.append(row(name, found))
+        print(lines[-1], flush=True)
+    if arguments.write is not None:
+        text = arguments.write.read_text()
+        before, _, rest = text.partition(BEGIN)
+        arguments.write.write_text(before + BEGIN + "\n".join(lines) + "\n" + END + rest.partition(END)[2])
+
+
+if __name__ == "__main__":
+    main()
