@@ -12,7 +12,6 @@ import pytest
 
 import jinit
 from jinit import meanfield
-from tests.zoo import array
 
 N, DEPTH = 512, 5
 
@@ -68,16 +67,19 @@ class Transformer(nn.Module):
         return nn.Dense(128)(nn.LayerNorm()(x))
 
 
-def measured(model: Any, x: Any, draws: int) -> dict[str, np.ndarray]:
-    """By module, the mean of `x x'` over all pairs of examples over that of `x²`, for every draw."""
+def measured(model: Any, shape: Any, draws: int) -> dict[str, np.ndarray]:
+    """By module, the mean of `x x'` over pairs of examples over that of `x²`, all drawn anew."""
 
     def of(output: Any) -> Any:
         pairs = jnp.sum(jnp.sum(output, 0) ** 2) - jnp.sum(output**2)
         return pairs / (len(output) - 1) / jnp.sum(output**2)
 
     def one(key: Any) -> Any:
+        weights, common, own = jax.random.split(key, 3)
+        x = 0.3**0.5 * jax.random.normal(common, (1, *shape[1:]))
+        x = x + 0.7**0.5 * jax.random.normal(own, shape)
         first = lambda module, _: isinstance(module, (nn.Dense, nn.DenseGeneral))  # noqa: E731
-        _, state = model.apply(model.init(key, x), x, capture_intermediates=first)
+        _, state = model.apply(model.init(weights, x), x, capture_intermediates=first)
         return {jax.tree_util.keystr(k): of(v) for k, v in jax.tree_util.tree_leaves_with_path(state)}
 
     found = [jax.jit(one)(jax.random.key(i)) for i in range(draws)]
@@ -88,14 +90,16 @@ def measured(model: Any, x: Any, draws: int) -> dict[str, np.ndarray]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "shape"), [(Residual(), (16, 128)), (Transformer(), (16, 16, 128))])
 def test_agrees_with_measurement(model, shape):
-    common, own = array(1, *shape[1:], seed=1), array(*shape, seed=2)
-    x = 0.3**0.5 * common + 0.7**0.5 * own
+    x = jax.ShapeDtypeStruct(shape, "float32")
     params = jax.eval_shape(model.init, jax.random.key(0), x)
     plan = jinit.plan(
-        [("*/kernel", nn.initializers.lecun_normal()), ("*/scale", jinit.ones), ("*", jinit.zeros)]
+        [
+            ("*/kernel", nn.initializers.lecun_normal()),
+            ("*", lambda use: jinit.ones if "scale" in use.path else jinit.zeros),
+        ]
     )
     alike = jinit.predict_similarity(model.apply, similarity=0.3, weights=plan)(params, x)
-    seen = measured(model, x, 12)
+    seen = measured(model, shape, 12)
     for site, predicted in alike.items():
         values = seen[site.removeprefix("params/").removesuffix("/kernel")]
         # Besides the error over draws: terms of order one over width, and tokens over width in attention.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jinit._compat import bind
-from jinit.signals.laws.arrays import near
+from jinit.signals.laws.arrays import is_traced, near
 from jinit.signals.laws.law import Axes, Law
 from jinit.signals.laws.pointwise import pointwise
 
@@ -87,7 +87,8 @@ def _unmasked(laws: list[Law]) -> Law | None:
 def _fixed_sums(kind: str, laws: list[Law]) -> Axes:
     """Along which axes the sum of the result is fixed as well."""
     if kind in ("add", "add_any", "sub", "neg"):
-        random = [x for x in laws if x.roots]
+        # A maximum that is subtracted before the exponential gets back the sum of a row: nothing.
+        random = [x for x in laws if x.roots and (is_traced(x.nodes) or x.nodes.any())]
         return frozenset.intersection(*(x.fixed_sums for x in random)) if random else frozenset()
     if kind in ("mul", "div"):
         first, other = (laws[0], laws[1]) if kind == "div" or laws[0].fixed_sums else (laws[1], laws[0])
