@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jinit import meanfield as meanfield
+from jinit.calibrate.autoinit import autoinit as autoinit
 from jinit.calibrate.calibration import Calibration as Calibration
 from jinit.calibrate.compromise import compromise as compromise
 from jinit.calibrate.equalize import equalize as equalize
@@ -60,6 +61,8 @@ from jinit.report.compare import compare as compare
 from jinit.report.comparison import Comparison as Comparison
 from jinit.report.comparison import ComparisonRow as ComparisonRow
 from jinit.report.finding import Finding as Finding
+from jinit.report.recommend import Recommendation as Recommendation
+from jinit.report.recommend import recommend as recommend
 from jinit.report.report import Report as Report
 from jinit.report.report import diagnose as diagnose
 from jinit.report.thresholds import Thresholds as Thresholds

@@ -81,7 +81,12 @@ def calibrate(plan: Plan, arrays: list[Array], *, verify: bool) -> tuple[dict[in
 
 
 def run_pass(
-    plan: Plan, arrays: list[Array], *, exact: bool, multiples: dict[int, Array] | None = None
+    plan: Plan,
+    arrays: list[Array],
+    *,
+    exact: bool,
+    multiples: dict[int, Array] | None = None,
+    visitor: type[Rescaler] = Rescaler,
 ) -> list[Found]:
     """One walk over the network; exact sites are rescaled in flight.
 
@@ -90,12 +95,13 @@ def run_pass(
       arrays: of the parameters, then of the inputs.
       exact: whether to rescale; else everything is measured.
       multiples: of the target, by site, with one entry for each step of the scans around it.
+      visitor: how a site is rescaled and measured.
     """
     sites = plan.analysis.sites.sites
     stations = find_stations(plan.program, plan.analysis, plan.knobs.knobs)
     in_flight = [exact and plan.is_exact(i) for i in range(len(sites))]
     center = [None if b is None else b.over for b in plan.biases]
-    rescaler = Rescaler(stations, plan.targets, in_flight, center, plan.batched)
+    rescaler = visitor(stations, plan.targets, in_flight, center, plan.batched)
     num_params = len(plan.program.paths)
 
     def run(*inputs: Array) -> list[Found]:

@@ -66,7 +66,7 @@ def options_of(method: str, settings: Sequence[str]) -> dict[str, Any]:
 def calibrated(target: Target, method: str, options: Mapping[str, Any]) -> tuple[PyTree, Calibrated]:
     """The calibrated parameters, and the reports before and after."""
     apply, params, inputs, loss = target
-    diagnosed = diagnose(apply, loss=loss)
+    diagnosed = diagnose(apply, loss=loss, predict=False)
     before = diagnosed(params, *inputs)
     if method in LEARNED:
         part, whole = trained_part(params)

@@ -1,4 +1,4 @@
-"""The command line: `jinit diagnose`, `audit` and `calibrate` of a `FILE.py:NAME`, and `jinit demo`."""
+"""The command line: what jinit does with a `FILE.py:NAME`, and `jinit demo`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import optax
+
 from jinit.plans.audit import audit
 from jinit.report.audit import AuditTable
 from jinit.report.calibrate import METHODS, Calibrated, calibrated, options_of
 from jinit.report.files import check_place, write_file, write_params
 from jinit.report.load import UsageError, describe, load
+from jinit.report.recommend import Recommendation, recommend
 from jinit.report.report import Report, diagnose
 from jinit.report.table import NARROWEST
 
@@ -50,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
             "calibrate", help="set the scale of every weight by what the network does with it"
         )
     )
+    _add_recommend(commands.add_parser("recommend", help="which initialization suits a network, by trying"))
     demo = commands.add_parser(
         "demo", help="deep networks on digits, badly and well initialized, side by side"
     )
@@ -80,6 +84,7 @@ def _add_diagnose(parser: argparse.ArgumentParser) -> None:
     _add_target(parser)
     parser.add_argument("--plot", metavar="PATH", type=Path, help="also write a figure: .png, .pdf or .svg")
     parser.add_argument("--no-backward", action="store_true", help="leave out gradients")
+    parser.add_argument("--no-predict", action="store_true", help="leave out what theory says")
     parser.set_defaults(run=_diagnose)
 
 
@@ -103,6 +108,24 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_calibrate)
 
 
+def _add_recommend(parser: argparse.ArgumentParser) -> None:
+    _add_target(parser)
+    parser.description = (
+        "Ranks schemes by the loss after some steps of Adam, if the file gives a loss; else by how far "
+        "signal and gradient get. Exit status 2 if FILE.py:NAME can't be run, else 0."
+    )
+    parser.add_argument("--steps", metavar="N", type=_positive, default=100, help="of training (100)")
+    parser.add_argument("--seeds", metavar="N", type=_positive, default=3, help="draws a scheme (3)")
+    parser.add_argument("--learning-rate", metavar="X", type=float, default=1e-3, help="of Adam (0.001)")
+    parser.set_defaults(run=_recommend)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
 def _width(text: str) -> int:
     if not text.isdecimal() or int(text) < NARROWEST:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least {NARROWEST}, got {text!r}")
@@ -120,7 +143,8 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     apply, params, inputs, loss = load(arguments.target)
     backward = not arguments.no_backward
     try:
-        report = diagnose(apply, backward=backward, loss=loss if backward else None)(params, *inputs)
+        loss, predict = loss if backward else None, not arguments.no_predict
+        report = diagnose(apply, backward=backward, loss=loss, predict=predict)(params, *inputs)
     except Exception as error:
         raise UsageError(f"diagnosing {arguments.target} raised {describe(error)}") from error
     _show(report, arguments)
@@ -164,7 +188,19 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     return 1 if result.after.worst == "severe" else 0
 
 
-def _show(report: Report | AuditTable | Calibrated, arguments: argparse.Namespace) -> None:
+def _recommend(arguments: argparse.Namespace) -> int:
+    target = load(arguments.target)
+    optimizer = optax.adam(arguments.learning_rate)
+    options = {"steps": arguments.steps, "seeds": arguments.seeds, "optimizer": optimizer}
+    try:
+        found = recommend(target.apply, loss=target.loss, **options)(target.params, *target.inputs)
+    except Exception as error:
+        raise UsageError(f"trying schemes on {arguments.target} raised {describe(error)}") from error
+    _show(found, arguments)
+    return 0
+
+
+def _show(report: Report | AuditTable | Calibrated | Recommendation, arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(report.to_dict(), indent=1, allow_nan=False))
     elif sys.stdout.isatty():

@@ -150,11 +150,11 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _rank(row: ComparisonRow) -> tuple[float, float]:
-    depth = _median(row.signal_depth) + _median(row.gradient_depth)
-    return (_median(row.loss) if row.losses else 0.0), -depth
+    depth = median(row.signal_depth) + median(row.gradient_depth)
+    return (median(row.loss) if row.losses else 0.0), -depth
 
 
-def _median(values: Sequence[float]) -> float:
+def median(values: Sequence[float]) -> float:
     """The median, infinite if half of the values are no numbers."""
     return float(np.median([math.inf if math.isnan(v) else v for v in values]))
 
@@ -165,10 +165,10 @@ def _worst(values: Sequence[float]) -> float:
 
 # Header, the number of a row in it, and the narrowest terminal that shows it.
 _COLUMNS: tuple[tuple[str, Callable[[ComparisonRow], float], int], ...] = (
-    ("output\n|std−1|", lambda row: _median(row.variance_error), 0),
-    ("signal\ndepth", lambda row: _median(row.signal_depth), 0),
-    ("grad\ndepth", lambda row: _median(row.gradient_depth), 0),
-    ("loss\nmedian", lambda row: _median(row.loss), 0),
+    ("output\n|std−1|", lambda row: median(row.variance_error), 0),
+    ("signal\ndepth", lambda row: median(row.signal_depth), 0),
+    ("grad\ndepth", lambda row: median(row.gradient_depth), 0),
+    ("loss\nmedian", lambda row: median(row.loss), 0),
     ("loss\nworst", lambda row: _worst(row.loss), 72),
     ("forward\npasses", lambda row: row.forward_passes, 0),
 )

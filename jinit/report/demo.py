@@ -97,7 +97,7 @@ def follow(
     """
     x, y, x_test, y_test = data
     model = make(he_normal())
-    diagnosed, predict = diagnose(model.apply), jax.jit(model.apply)
+    diagnosed, predict = diagnose(model.apply, predict=False), jax.jit(model.apply)
     optimizer, chunk = trainer(model, x, y)
     for scheme, init in schemes().items():
         params = make(init).init(jax.random.key(0), x[:2])

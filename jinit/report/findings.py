@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jinit.report import fans, numerics, trends, units
+from jinit.report import fans, numerics, theory, trends, units
 from jinit.report.finding import SEVERITIES, Case, Finding
 
 Rule = Callable[[Case], list[Finding]]
@@ -25,6 +25,7 @@ RULES: tuple[Rule, ...] = (
     numerics.underflow,
     numerics.unused_parameter,
     numerics.not_followed,
+    theory.departs_from_theory,
 )
 
 # A severe finding of the first kind explains findings of the kinds after it.
@@ -39,10 +40,11 @@ _EXPLAINS: dict[str, frozenset[str]] = {
             "exploding_gradient",
             "vanishing_gradient",
             "mean_shift",
+            "departs_from_theory",
         }
     ),
     # NaN stops ReLU's gradient as well as passing through everything.
-    "nonfinite": frozenset({"vanishing_gradient", "exploding_gradient", "underflow"}),
+    "nonfinite": frozenset({"vanishing_gradient", "exploding_gradient", "underflow", "departs_from_theory"}),
 }
 
 

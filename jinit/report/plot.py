@@ -66,6 +66,9 @@ def _draw(axis: Any, report: Report, panel: Panel) -> None:
         if any(map(math.isfinite, values)):
             axis.plot(range(len(values)), values, ".-", label=label, color=color, linewidth=1)
             axis.set_yscale("log")
+        theory = [_ordinary(getattr(row.predicted, field, None)) for row in report.rows]
+        if any(map(math.isfinite, theory)):
+            axis.plot(range(len(theory)), theory, ":", label=f"{label}, predicted", color=color, linewidth=2)
     axis.set_ylabel(title)
     axis.grid(alpha=0.3)
     for place, finding in _places(report):
@@ -77,8 +80,11 @@ def _draw(axis: Any, report: Report, panel: Panel) -> None:
 def _value(row: Row, field: str, what: str) -> float:
     """NaN, a gap in the line, for what is missing or has no place on a logarithmic axis."""
     stats: Stats | None = getattr(row, field)
-    value = math.nan if stats is None else getattr(stats, what)
-    return value if 0 < value < math.inf else math.nan
+    return _ordinary(None if stats is None else getattr(stats, what))
+
+
+def _ordinary(value: float | None) -> float:
+    return math.nan if value is None or not 0 < value < math.inf else value
 
 
 def _places(report: Report) -> list[tuple[int, Finding]]:

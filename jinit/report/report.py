@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,8 +17,11 @@ from jinit.plans.uses import WeightUse
 from jinit.report.finding import SEVERITIES, Case, Finding, Severity
 from jinit.report.findings import find
 from jinit.report.rows import Row, rows_of
+from jinit.report.theory import theory_of
 from jinit.report.thresholds import Thresholds
 from jinit.signals.observe import Pass
+from jinit.signals.predict import predict as prediction
+from jinit.signals.records import Record, Records
 from jinit.signals.survey import Survey, survey
 
 
@@ -33,6 +36,7 @@ class Report:
       findings: the most severe first; empty for a healthy network.
       rows: the numbers of every site and loop step, in program order.
       thresholds: the ones that were used.
+      no_prediction: why the rows hold no prediction; empty if they do, or none was asked for.
 
     Example:
       >>> report = Report(findings=(), rows=())
@@ -43,6 +47,7 @@ class Report:
     findings: tuple[Finding, ...]
     rows: tuple[Row, ...]
     thresholds: Thresholds = dataclasses.field(default_factory=Thresholds)
+    no_prediction: str = ""
 
     @property
     def worst(self) -> Severity | None:
@@ -59,13 +64,14 @@ class Report:
         """The report as a dict of strict JSON values.
 
         Numbers that JSON has no token for are the strings `"inf"`, `"-inf"` and `"nan"`; what was not
-        measured is None. Keys: `worst`, `findings`, `rows`, `thresholds`.
+        measured is None. Keys: `worst`, `findings`, `rows`, `thresholds`, `no_prediction`.
         """
         out = {
             "worst": self.worst,
             "findings": [finding.to_dict() for finding in self.findings],
             "rows": [row.to_dict() for row in self.rows],
             "thresholds": dataclasses.asdict(self.thresholds),
+            "no_prediction": self.no_prediction,
         }
         return strict(out)
 
@@ -115,6 +121,7 @@ def diagnose(
     key: Any = None,
     backward: bool = True,
     plan: Plan | None = None,
+    predict: bool = True,
     thresholds: Thresholds | None = None,
 ) -> Callable[..., Report]:
     """What is wrong with the signals of a network, where, how badly, and the line that mends it.
@@ -127,8 +134,8 @@ def diagnose(
 
     further at units that are dead, saturated or equal to each other, examples that have become equal,
     weights whose scale goes by a fan that is not theirs, shifted means, NaN and infinity, numbers too small
-    for their dtype, parameters without use, and what could not be followed. A healthy network gives no
-    finding.
+    for their dtype, parameters without use, what could not be followed, and signals that theory does not
+    explain. A healthy network gives no finding.
 
     Args:
       apply: pure function `(params, *inputs, **kwargs) -> outputs`, such as `model.apply` of a linen module;
@@ -138,6 +145,8 @@ def diagnose(
       key: key for these cotangents; `jax.random.key(0)` by default.
       backward: False leaves out gradients and all findings on them.
       plan: the plan that the parameters were drawn by. Kernels whose scale is not what it gives are found.
+      predict: whether to show beside the signals what `jinit.predict` says of them, for independent weights
+        with the moments of those given, and where the two part. With a `loss`, of the forward pass alone.
       thresholds: a `jinit.Thresholds`, when to speak up.
 
     Returns:
@@ -167,11 +176,13 @@ def diagnose(
     """
     limits = Thresholds() if thresholds is None else thresholds
     surveyed = survey(apply, backward=backward, loss=loss, key=key, describe=_uses)
+    predicted = prediction(apply, backward=backward and loss is None)
 
     def report(params: Any, *inputs: Any, **kwargs: Any) -> Report:
         refuse_tracers((params, inputs, kwargs), "jinit.diagnose(apply)(...)")
         _, found = surveyed(params, *inputs, **kwargs)
-        return report_of(found, limits, plan)
+        records, reason = theory_of(predicted, params, *inputs, **kwargs) if predict else (Records(), "")
+        return report_of(found, limits, plan, records, reason)
 
     return report
 
@@ -180,14 +191,20 @@ def _uses(one_pass: Pass, arrays: list[Any]) -> tuple[WeightUse, ...]:
     return weight_uses(one_pass.program, one_pass.analysis, arrays[: len(one_pass.program.paths)])
 
 
-def report_of(found: Survey, thresholds: Thresholds, plan: Plan | None = None) -> Report:
+def report_of(
+    found: Survey,
+    thresholds: Thresholds,
+    plan: Plan | None = None,
+    predicted: Mapping[str, Record] | None = None,
+    no_prediction: str = "",
+) -> Report:
     """The report on a survey, fetched to the host all at once."""
     names = ("records", "units", "nonfinite_parameters", "nonfinite_outputs")
     host = jax.device_get({name: getattr(found, name) for name in names})
     local = dataclasses.replace(found, **host)
-    rows = rows_of(local)
+    rows = rows_of(local, predicted or {})
     declared = plan.assign(local.described) if plan is not None else {}
-    return Report(find(Case(rows, local, thresholds, declared)), rows, thresholds)
+    return Report(find(Case(rows, local, thresholds, declared)), rows, thresholds, no_prediction)
 
 
 def refuse_tracers(values: Any, caller: str) -> None:

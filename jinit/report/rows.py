@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from jinit.signals.moments import Moments
+from jinit.signals.records import Record
 from jinit.signals.survey import SiteInfo, Survey, UnitStatistics
 
 
@@ -51,6 +52,15 @@ class Stats:
 
 
 @dataclasses.dataclass(frozen=True)
+class Predicted:
+    """Second moments that `jinit.predict` gives a site at one loop step; None where it gives none."""
+
+    input: float | None = None
+    output: float | None = None
+    cotangent: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
     """The numbers of one site at one loop step.
 
@@ -60,6 +70,7 @@ class Row:
       info: what tracing alone knows of the site.
       input, output, cotangent, weight, weight_gradient: as in `Record`; None where nothing was measured.
       dead, saturated, cosine, identical_forward, identical: as in `UnitStatistics`.
+      predicted: what theory says; None where nothing was predicted.
     """
 
     site: str
@@ -75,6 +86,7 @@ class Row:
     cosine: float | None = None
     identical_forward: float | None = None
     identical: float | None = None
+    predicted: Predicted | None = None
 
     @property
     def label(self) -> str:
@@ -91,6 +103,8 @@ class Row:
         out["input_zero_fraction"] = self.input and self.input.zero_fraction
         out["weight_rms"] = self.weight and self.weight.rms
         out["weight_gradient_rms"] = self.weight_gradient and self.weight_gradient.rms
+        for field in dataclasses.fields(Predicted):
+            out[f"predicted_{field.name}_second_moment"] = getattr(self.predicted, field.name, None)
         return out | {name: getattr(self, name) for name in _UNIT_FIELDS}
 
 
@@ -98,8 +112,8 @@ _MOMENT_FIELDS = ("input", "output", "cotangent", "weight", "weight_gradient")
 _UNIT_FIELDS = tuple(field.name for field in dataclasses.fields(UnitStatistics))
 
 
-def rows_of(survey: Survey) -> tuple[Row, ...]:
-    """All rows of a survey held on the host, loops expanded in place.
+def rows_of(survey: Survey, predicted: Mapping[str, Record]) -> tuple[Row, ...]:
+    """All rows of a survey held on the host, loops expanded in place, beside predicted records.
 
     Sites that stand next to each other under the same loops run interleaved: all of them at step 0, then
     all of them at step 1.
@@ -108,15 +122,22 @@ def rows_of(survey: Survey) -> tuple[Row, ...]:
     for lengths, group in itertools.groupby(survey.sites, key=lambda info: info.lengths):
         infos = list(group)
         for step in np.ndindex(*lengths):
-            rows.extend(_row(survey, info, step) for info in infos)
+            rows.extend(_row(survey, info, step, predicted.get(info.name)) for info in infos)
     return tuple(rows)
 
 
-def _row(survey: Survey, info: SiteInfo, step: tuple[int, ...]) -> Row:
+def _row(survey: Survey, info: SiteInfo, step: tuple[int, ...], predicted: Record | None) -> Row:
     record, units = survey.records[info.name], survey.units.get(info.name)
     moments: dict[str, Any] = {name: _stats(getattr(record, name), step) for name in _MOMENT_FIELDS}
     shares: dict[str, Any] = {name: _at(getattr(units, name, None), step) for name in _UNIT_FIELDS}
-    return Row(info.name, step, info, **moments, **shares)
+    return Row(info.name, step, info, **moments, **shares, predicted=_predicted(predicted, step))
+
+
+def _predicted(record: Record | None, step: tuple[int, ...]) -> Predicted | None:
+    if record is None:
+        return None
+    stats = {f.name: _stats(getattr(record, f.name), step) for f in dataclasses.fields(Predicted)}
+    return Predicted(**{name: found and found.second_moment for name, found in stats.items()})
 
 
 def _stats(moments: Moments | None, step: tuple[int, ...]) -> Stats | None:

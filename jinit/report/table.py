@@ -48,6 +48,8 @@ def renderables(report: Report, width: int) -> Iterator[Any]:
     if report.rows:
         yield from _trends(report, width)
         yield _table(report, width)
+    if report.no_prediction:
+        yield _no_prediction(report.no_prediction)
     for before, finding in zip((None, *report.findings), report.findings, strict=False):
         yield from _finding(finding, before is not None and before.remedy == finding.remedy)
 
@@ -69,7 +71,13 @@ def _trends(report: Report, width: int) -> Iterator[Any]:
     """One line of bars for the signal and one for the gradient, over all sites from first to last."""
     from rich.text import Text
 
-    for name, get in (("signal E[x²]", _q), ("gradient E[δ²]", _delta)):
+    lines = (
+        ("signal E[x²]", _q),
+        ("  predicted", _theory("input")),
+        ("gradient E[δ²]", _delta),
+        ("  predicted", _theory("cotangent")),
+    )
+    for name, get in lines:
         values = [value for row in report.rows if (value := get(row)) is not None]
         if not values:
             continue
@@ -86,6 +94,10 @@ def _q(row: Row) -> float | None:
 
 def _delta(row: Row) -> float | None:
     return row.cotangent.second_moment if row.cotangent else None
+
+
+def _theory(field: str) -> Callable[[Row], float | None]:
+    return lambda row: getattr(row.predicted, field, None)
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
@@ -151,8 +163,10 @@ def _zeros(row: Row) -> float | None:
 _COLUMNS: tuple[Column, ...] = (
     ("in\nE[x²]", _q, 0),
     ("out\nE[x²]", _of("output", "second_moment"), 0),
+    ("theory\nE[x²]", _theory("output"), 92),
     ("out\nmean", _of("output", "mean"), 76),
     ("grad\nE[δ²]", _delta, 0),
+    ("theory\nE[δ²]", _theory("cotangent"), 92),
     ("in\nzero %", _zeros, 80),
     ("W\nrms", _of("weight", "rms"), 0),
     ("dW\nrms", _of("weight_gradient", "rms"), 68),
@@ -234,6 +248,12 @@ def middle(name: str, width: int) -> str:
         return name
     tail = (width - 1) - (width - 1) // 2
     return name[: (width - 1) // 2] + "…" + name[len(name) - tail :]
+
+
+def _no_prediction(reason: str) -> Any:
+    from rich.text import Text
+
+    return Text(f"\nNo prediction: {reason}", style="dim")
 
 
 def _finding(finding: Finding, again: bool) -> Iterator[Any]:

@@ -42,6 +42,9 @@ class Thresholds:
       mean_shift_warning: `|mean| / std` of the outputs of a site. Raised to `5/sqrt(units)` where that is
         more: zero-mean weights reach `1/sqrt(units)` by chance.
       mean_shift_severe: likewise; also the threshold for a shift that a bias, not the weights, explains.
+      theory_info: factor by which a second moment may differ from the predicted one, beyond what a draw of
+        the weights differs from another by chance (see the guide). Approximations of `jinit.predict` stay
+        within 2 in most networks.
 
     Raises:
       ValueError: a threshold is not a positive number, or the severe one comes before its warning.
@@ -75,6 +78,7 @@ class Thresholds:
     fan_severe: float = 100.0
     mean_shift_warning: float = 0.5
     mean_shift_severe: float = 5.0
+    theory_info: float = 4.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

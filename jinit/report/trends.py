@@ -10,6 +10,8 @@ import numpy as np
 from jinit.report.finding import Case, Finding, Severity, grade, number, number_square
 from jinit.report.rows import Row, Stats
 
+_LSUV = "# or mend them layer by layer:\nparams, _ = jinit.lsuv(apply)(params, *inputs)"
+
 
 def exploding_signal(case: Case) -> list[Finding]:
     """Some input is larger than what enters the network, by the factor of the threshold."""
@@ -29,7 +31,7 @@ def exploding_signal(case: Case) -> list[Finding]:
         f"E[x²] of the inputs grows from {number_square(start)} to {number_square(_q(top))} at {top.label}"
         f"{_per_site(rate)}."
     )
-    return [Finding(severity, "exploding_signal", first.site, evidence, _rescale(rate), first.step)]
+    return [Finding(severity, "exploding_signal", first.site, evidence, _rescale(rate, _LSUV), first.step)]
 
 
 def vanishing_signal(case: Case) -> list[Finding]:
@@ -54,7 +56,7 @@ def vanishing_signal(case: Case) -> list[Finding]:
         f"{'exactly 0' if _gone(rows[-1].input) else number_square(_q(rows[-1]))} at {rows[-1].label}"
         f"{_per_site(rate)}."
     )
-    return [Finding(severity, "vanishing_signal", first.site, evidence, _rescale(rate), first.step)]
+    return [Finding(severity, "vanishing_signal", first.site, evidence, _rescale(rate, _LSUV), first.step)]
 
 
 def exploding_gradient(case: Case) -> list[Finding]:
@@ -193,9 +195,9 @@ def _per_site(rate: float | None) -> str:
     return f": ×{number(rate)} per site"
 
 
-def _rescale(rate: float | None) -> str:
+def _rescale(rate: float | None, *mends: str) -> str:
     """Lines short enough for a narrow terminal."""
     lines = ["kernel_init=jinit.he_normal()  # for ReLU", "kernel_init=jinit.for_activation(f)  # for any f"]
     if rate is not None and 0 < rate < math.inf:
         lines.append(f"# or multiply the present weights by {rate**-0.5:.3g}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *mends])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -14,11 +14,11 @@ from jinit._compat import not_tracing, opened, source_of
 from jinit._errors import message
 from jinit._typing import PyTree
 from jinit.jaxprs.sites import Site
-from jinit.jaxprs.tracing import Program, check_call, split
+from jinit.jaxprs.tracing import Program, Signature, check_call, split
 from jinit.signals.given import Call, Plan, Variances, call_of
 from jinit.signals.laws.arrays import near, xp
 from jinit.signals.laws.interpret import Interpreter, MomentRule
-from jinit.signals.laws.law import COTANGENT, WEIGHT, normal, pair
+from jinit.signals.laws.law import COTANGENT, WEIGHT, Law, average, normal, pair
 from jinit.signals.laws.loops import has_loop
 from jinit.signals.laws.values import INPUTS, PARAMS, Held, Stacked, Unknown, Value
 from jinit.signals.records import Records
@@ -90,6 +90,56 @@ def _run(
                 raise NotImplementedError(_refusal(value, field, site, program, caller))
         records.update(dict.fromkeys(site.names, read(site, here)))
     return records
+
+
+def expected(
+    function: Callable[[list[Any]], list[Any]], program: Program, sites: Sequence[Site],
+    signature: Signature, arrays: list[Any], *, rules: Mapping[Any, MomentRule], caller: str,
+) -> list[Any]:  # fmt: skip
+    """What a function of a call's arrays is expected to return, from their laws alone.
+
+    Args:
+      function: from arrays to a pytree of numbers for each site, inside of its loops.
+      program: the model, for the lines of the user's file.
+      sites: its sites.
+      signature: from `split`.
+      arrays: from `split`; of the inputs shapes are enough.
+      rules: laws for primitives.
+      caller: whom an error names.
+    """
+    call, compact, moments = call_of(signature, arrays, None, caller)
+    avals = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in call.shapes]
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(avals)
+    values = [
+        _value(i, call, x, m, len(program.paths), None)
+        for i, (x, m) in enumerate(zip(compact, moments, strict=True))
+    ]
+    run = Interpreter(dict(rules)).inner
+    with np.errstate(all="ignore"):
+        laws = jax.jit(lambda: run(closed, values, ()))() if has_loop(closed) else run(closed, values, ())
+    found = jax.tree.unflatten(jax.tree.structure(shapes), laws)
+    numbers = []
+    for site, here in zip(sites, found, strict=True):
+        for value in jax.tree.leaves(here, is_leaf=_is_value):
+            if isinstance(value, Unknown):
+                raise NotImplementedError(_refusal(value, "output", site, program, caller))
+        number = functools.partial(_number, loops=len(site.lengths))
+        numbers.append(jax.tree.map(number, here, is_leaf=_is_value))
+    return numbers
+
+
+def _is_value(x: Any) -> bool:
+    return isinstance(x, (Held, Law, Stacked, Unknown))
+
+
+def _number(value: Value, loops: int) -> Any:
+    """The mean of a value of no axes, with a leading axis for each loop around it."""
+    if isinstance(value, Stacked):
+        return jax.vmap(lambda step: _number(step, loops - 1))(value.step)
+    if isinstance(value, Law):
+        return jnp.asarray(average(value).reshape(()))
+    assert isinstance(value, Held)
+    return jnp.asarray(value.whole())
 
 
 def _refusal(value: Unknown, field: str, site: Site, program: Program, caller: str) -> str:

@@ -44,6 +44,9 @@ class _Keep:
         found = {"output": jax.lax.stop_gradient(output)}
         return (output if extra is None else tap(lambda ct: ct, output, extra["output"])), found
 
+    def in_branch(self, taken: Array) -> _Keep:
+        return self  # both branches are followed
+
     def probes(self) -> Extras:
         extras: Extras = {}
         for index, site in enumerate(self.sites):

@@ -58,7 +58,9 @@ def test_the_fan_of_the_shape_is_named_and_the_remedy_mends_it(name):
     x = jax.random.normal(jax.random.key(0), shape)
     params = model.init(jax.random.key(1), x)
     (found,) = [
-        f for f in jinit.diagnose(model.apply, backward=False)(params, x).findings if f.kind == "wrong_fan"
+        f
+        for f in jinit.diagnose(model.apply, backward=False, predict=False)(params, x).findings
+        if f.kind == "wrong_fan"
     ]
     assert found.site == "params/kernel"
     assert found.severity == ("severe" if factor < 0.01 else "warning")
@@ -107,7 +109,7 @@ RIGHT = {
 def test_right_fans_give_no_finding(name):
     model, shape = RIGHT[name]
     x = jax.random.normal(jax.random.key(0), shape, getattr(model, "param_dtype", jnp.float32))
-    report = jinit.diagnose(model.apply, backward=False)(model.init(jax.random.key(1), x), x)
+    report = jinit.diagnose(model.apply, backward=False, predict=False)(model.init(jax.random.key(1), x), x)
     assert "wrong_fan" not in {f.kind for f in report.findings}
 
 
@@ -117,7 +119,9 @@ def test_severity_follows_the_thresholds():
     params = model.init(jax.random.key(1), x)
 
     def severity(**limits):
-        report = jinit.diagnose(model.apply, backward=False, thresholds=jinit.Thresholds(**limits))(params, x)
+        report = jinit.diagnose(
+            model.apply, backward=False, predict=False, thresholds=jinit.Thresholds(**limits)
+        )(params, x)
         return {f.kind: f.severity for f in report.findings}["wrong_fan"]
 
     assert severity() == "warning"
@@ -146,14 +150,17 @@ def test_the_scale_that_a_plan_declares():
     x = jax.random.normal(jax.random.key(0), (64, 48))
     plan = jinit.plan([("*/kernel", jinit.he_normal()), ("*/bias", jinit.zeros)])
     params = jinit.init(model.apply, plan)(jax.random.key(1), model.init(jax.random.key(2), x), x)
-    kinds = {f.kind for f in jinit.diagnose(model.apply, backward=False, plan=plan)(params, x).findings}
+    kinds = {
+        f.kind
+        for f in jinit.diagnose(model.apply, backward=False, predict=False, plan=plan)(params, x).findings
+    }
     assert "wrong_fan" not in kinds
 
     off = jax.tree.map(lambda w: w, params)
     off["params"]["layers_2"]["kernel"] *= 0.2
     (found,) = [
         f
-        for f in jinit.diagnose(model.apply, backward=False, plan=plan)(off, x).findings
+        for f in jinit.diagnose(model.apply, backward=False, predict=False, plan=plan)(off, x).findings
         if f.kind == "wrong_fan"
     ]
     assert (found.severity, found.site) == ("warning", "params/layers_2/kernel")
@@ -161,7 +168,7 @@ def test_the_scale_that_a_plan_declares():
     assert "rule 0 of the plan gives 1.41" in found.evidence
     scope = {"jinit": jinit, "apply": model.apply, "plan": plan, "key": jax.random.key(3), "params": off}
     exec(found.remedy, scope | {"inputs": (x,)}, scope)
-    mended = jinit.diagnose(model.apply, backward=False, plan=plan)(scope["params"], x)
+    mended = jinit.diagnose(model.apply, backward=False, predict=False, plan=plan)(scope["params"], x)
     assert "wrong_fan" not in {f.kind for f in mended.findings}
 
 
@@ -170,4 +177,6 @@ def test_a_plan_for_another_model_is_refused():
     x = jnp.ones((16, 4))
     plan = jinit.plan([("*/weight", jinit.he_normal())])
     with pytest.raises(ValueError, match=r"\*/weight"):
-        jinit.diagnose(model.apply, backward=False, plan=plan)(model.init(jax.random.key(0), x), x)
+        jinit.diagnose(model.apply, backward=False, predict=False, plan=plan)(
+            model.init(jax.random.key(0), x), x
+        )

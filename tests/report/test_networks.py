@@ -10,8 +10,10 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from jinit.report.report import diagnose
+import jinit
+from jinit.report.report import diagnose as diagnose_with_theory
 
+diagnose = functools.partial(diagnose_with_theory, predict=False)
 DEPTH, WIDTH, BATCH = 30, 64, 32
 init = jax.nn.initializers
 
@@ -65,6 +67,16 @@ def test_relu_alone():
     params[4]["w"] = params[4]["w"].at[0, 0].set(jnp.nan)
     (finding,) = diagnosed(jax.nn.relu)(params, X).findings
     assert (finding.kind, finding.severity, finding.site) == ("nonfinite", "severe", "4/w")
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0])
+def test_the_remedy_for_a_signal_mends_the_weights(scale):
+    params = drawn(init.normal(scale))
+    ill = diagnosed(jax.nn.relu)(params, X).findings
+    (remedy,) = [f.remedy for f in ill if f.kind.endswith("ing_signal")]
+    scope = {"jinit": jinit, "apply": mlp(jax.nn.relu), "params": params, "inputs": (X,)}
+    exec(remedy.splitlines()[-1], scope)
+    assert diagnosed(jax.nn.relu)(scope["params"], X).findings == ()
 
 
 def test_sigmoid_saturates():

@@ -16,7 +16,17 @@ from jinit.jaxprs.dataflow import CONTRACTIONS
 from jinit.signals.laws.arrays import near, xp
 from jinit.signals.laws.elementwise import elementwise, is_elementwise
 from jinit.signals.laws.holding import run_held, unknown
-from jinit.signals.laws.law import COTANGENT, SIGNAL, WEIGHT, Law, Root, all_axes, normal, two_moments
+from jinit.signals.laws.law import (
+    COTANGENT,
+    SIGNAL,
+    WEIGHT,
+    Law,
+    Root,
+    all_axes,
+    constant,
+    normal,
+    two_moments,
+)
 from jinit.signals.laws.loops import CONTROL
 from jinit.signals.laws.rules import RULES, contracted, contraction_of
 from jinit.signals.laws.softmax import is_softmax, softmax_rule
@@ -126,9 +136,16 @@ class Interpreter:
         linear = any(x.is_linear for x in laws if isinstance(x, Law))
         kind = COTANGENT if linear else SIGNAL
         return [
-            normal(m, v, (at, i), out.aval.shape, out.aval.dtype, kind=kind)
+            _normal(m, v, (at, i), out.aval, kind)
             for i, ((m, v), out) in enumerate(zip(moments, eqn.outvars, strict=True))
         ]
+
+
+def _normal(mean: Any, variance: Any, name: Name, aval: Any, kind: str) -> Law:
+    """Independent normal entries; a constant where the variance is the number zero."""
+    if isinstance(variance, (int, float)) and variance == 0:
+        return constant(mean, aval.shape, aval.dtype)
+    return normal(mean, variance, name, aval.shape, aval.dtype, kind=kind)
 
 
 def _alive(jaxpr: Any) -> list[tuple[int, Any]]:
