@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+from jax.core import Tracer
 from jax.extend import core, source_info_util
 
 from jinit._typing import Array
@@ -69,4 +70,4 @@ def scan_arity(eqn: Any) -> tuple[int, int]:
 
 def not_tracing() -> bool:
     """Whether arrays made now are values, outside of `jax.jit` and the like."""
-    return not isinstance(jax.numpy.zeros(()), jax.core.Tracer)
+    return not isinstance(jax.numpy.zeros(()), Tracer)

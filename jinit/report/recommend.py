@@ -52,6 +52,14 @@ class Recommendation:
       comparison: all schemes, side by side.
       ranked: their rows, best first.
       code: scheme -> the lines that do it, given `apply`, `params`, `inputs` and a `key`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jinit
+      >>> apply = lambda params, x: jnp.tanh(x @ params["a"]) @ params["b"]
+      >>> params = {"a": jnp.ones((8, 8)), "b": jnp.ones((8, 2))}
+      >>> found = jinit.recommend(apply, seeds=1)(params, jax.random.normal(jax.random.key(0), (16, 8)))
+      >>> found.best == found.ranked[0].method, found.best in found.code
+      (True, True)
     """
 
     comparison: Comparison
