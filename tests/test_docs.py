@@ -16,7 +16,8 @@ import pytest
 import jinit
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+GUIDES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
+PAGES = ["README.md", *(pytest.param(page, marks=pytest.mark.slow) for page in GUIDES)]
 SUBMODULES = ("meanfield",)
 COMMAND = re.compile(r"^<!-- (.+) command -->\n```sh\n(.+)\n```$", re.MULTILINE)
 

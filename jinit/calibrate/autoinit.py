@@ -66,14 +66,14 @@ def autoinit(
 
     Example:
       >>> import flax.linen as nn, jax, jinit
-      >>> layers = [layer for _ in range(20) for layer in (nn.Dense(256), nn.silu)]
+      >>> layers = [layer for _ in range(20) for layer in (nn.Dense(256), nn.tanh)]
       >>> model = nn.Sequential(layers)
       >>> shape = jax.ShapeDtypeStruct((64, 256), "float32")
       >>> params = model.init(jax.random.key(0), jax.numpy.zeros(shape.shape))
       >>> params, _ = jinit.autoinit(model.apply)(params, shape)
       >>> x = jax.random.normal(jax.random.key(1), shape.shape)
       >>> _, records = jinit.measure(model.apply, backward=False)(params, x)
-      >>> all(0.5 < r.output.variance < 2 for r in records.values())
+      >>> all(0.8 < r.output.variance < 1.25 for r in records.values())
       True
 
     References:

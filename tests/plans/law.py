@@ -75,6 +75,11 @@ class Trial:
     sites: tuple[Site, ...]
     noise: dict[int, tuple[Array, Array]]
 
+    rewrites = False
+
+    def in_branch(self, taken: Array) -> Trial:
+        return self
+
     def enter(self, index: int, operands: list[Array], extra: PyTree) -> tuple[list[Array], PyTree]:
         site = self.sites[index]
         weight, rest = operands[site.weight], operands[2:]

@@ -156,6 +156,7 @@ def _findings(model, x, **kwargs):
     return [(f.severity, f.kind) for f in diagnose(only)(variables, x).findings]
 
 
+@pytest.mark.slow
 @pytest.mark.standard_promotion
 def test_healthy_flax_models():
     tokens = jax.random.randint(jax.random.key(0), (4, 24), 0, 300)

@@ -14,6 +14,7 @@ import jinit
 from jinit.report.cli import main
 
 DEPTH, WIDTH = 14, 32
+SLOW = ["He", "orthogonal, √2", "orthogonal, lsuv"]
 X = jax.random.normal(jax.random.key(0), (64, 8))
 LABELS = jnp.sin(2 * X[:, :1])
 
@@ -41,7 +42,7 @@ def test_the_best_of_what_was_tried():
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["best"] == found.best
 
 
-@pytest.mark.parametrize("scheme", ["He", "orthogonal, √2", "He, lsuv"])
+@pytest.mark.parametrize("scheme", [*(pytest.param(s, marks=pytest.mark.slow) for s in SLOW), "He, lsuv"])
 def test_the_code_does_what_was_measured(scheme):
     apply, params = network()
     found = jinit.recommend(apply, seeds=1, key=jax.random.key(5))(params, X)
@@ -53,6 +54,7 @@ def test_the_code_does_what_was_measured(scheme):
     np.testing.assert_allclose(found.comparison[scheme].signal[0], signal, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_a_loss_by_depth_and_variance():
     apply, params = network(jinit.normal(0.02))
     found = jinit.recommend(apply, seeds=2)(params, X)
