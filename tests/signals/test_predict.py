@@ -214,6 +214,16 @@ def test_a_rule_that_gives_something_else_is_refused():
         predicted(shapes(64), Shape((8, 64), "float32"))
 
 
+@pytest.mark.parametrize("function", [jnp.sort, lambda x: jnp.argsort(x).astype(x.dtype), jnp.cumsum])
+def test_what_mixes_entries_is_no_function_of_entries(function):
+    def apply(p: Any, x: Any) -> Any:
+        return jax.vmap(function)(x @ p["a"]) @ p["b"]
+
+    predicted = jinit.predict(apply, weights=lambda path: 1 / 64, backward=False)
+    with pytest.raises(NotImplementedError, match=r"`(sort|cumsum)` has no rule"):
+        predicted(shapes(64), Shape((8, 64), "float32"))
+
+
 def test_what_is_not_needed_is_not_refused():
     def apply(p: Any, x: Any) -> Any:
         out = jnp.tanh(x @ p["a"]) @ p["b"]

@@ -18,6 +18,8 @@ from jinit.signals.laws.pointwise import pointwise
 
 def is_elementwise(eqn: Any) -> bool:
     """Whether the equation runs on single numbers: what cannot is no function of entries."""
+    if eqn.primitive is jax.lax.sort_p:  # does not mind a number, though it has nothing to sort there
+        return False
     whole = {v.aval.shape for v in eqn.outvars}
     same = len(whole) == 1 and all(_repeats(v.aval.shape, next(iter(whole))) for v in eqn.invars)
     return same and _runs_on_numbers(_OneEquation(eqn))
