@@ -112,6 +112,7 @@ def test_too_large_explodes(digits):
     assert not np.isfinite(losses[-1]) or losses[-1] > 10 * CHANCE
 
 
+@pytest.mark.slow
 def test_he_suits_relu_where_xavier_stalls(digits):
     """He et al. 2015, Figure 3: at 30 layers the factor 2 decides whether a ReLU network learns at all."""
     trained = {

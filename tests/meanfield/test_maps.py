@@ -13,6 +13,8 @@ import jinit.meanfield as mf
 from tests.meanfield import oracles
 from tests.meanfield.oracles import ACTIVATIONS, REFERENCE, UNSEEN
 
+pytestmark = pytest.mark.slow
+
 ACCURACY = 1e-9  # 1e-8 is promised
 PLAIN = {"weight_variance": 1.0, "bias_variance": 0.0}
 

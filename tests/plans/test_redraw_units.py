@@ -14,6 +14,8 @@ from tests.plans.followed import CASES, X
 from tests.zoo import array
 from tests.zoos.member import fill
 
+pytestmark = pytest.mark.slow
+
 ANEW = jinit.normal(0.5)
 
 

@@ -15,6 +15,8 @@ from jinit.report.cli import main
 from jinit.report.files import write_params
 from jinit.report.load import load
 
+pytestmark = pytest.mark.slow
+
 SETUP = """
 import flax.linen as nn
 import jax

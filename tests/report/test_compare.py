@@ -18,6 +18,8 @@ import jinit
 from jinit.report.comparison import Comparison, ComparisonRow
 from tests.zoo import array
 
+pytestmark = pytest.mark.slow
+
 X, WANTED = array(32, 8, seed=1), array(32, 8, seed=2)
 PARAMS = {"w": array(4, 8, 8, seed=3, scale=0.3), "b": jnp.zeros((4, 8))}
 

@@ -14,6 +14,8 @@ import jinit
 from tests.signals.agreement import DRAWS, disagreement
 from tests.zoo import array
 
+pytestmark = pytest.mark.slow
+
 WIDTH, TOKENS, EXAMPLES = 128, 16, 4
 
 

@@ -14,6 +14,8 @@ import jinit
 from jinit.plans.audit import audit
 from jinit.spectra import marchenko_pastur
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 
 
