@@ -145,7 +145,8 @@ def _passes(
     method: Method, new: PyTree, key: Key, params: PyTree, call: Call, taken: list[Any], once: float
 ) -> float:
     """Cost of a method in forward passes, on average over the seeds."""
-    total = cost(method.draw, (key, params), call, apart=True) / once if method.counts else 0.0
+    free = not method.counts or new is params
+    total = 0.0 if free else cost(method.draw, (key, params), call, apart=True) / once
     for number, calibrate in enumerate(method.calibrations):
         told = [of[number] for of in taken]
         total += cost(calibrate, new, call) / once if None in told else float(np.mean(told))

@@ -18,7 +18,8 @@ from jinit.report.comparison import Comparison, ComparisonRow, median
 from jinit.report.report import strict
 from jinit.report.table import text_of
 
-_REDRAW = "params = jinit.redraw(apply, [(jinit.role('kernel'), {})])(key, params, *inputs)"
+_REDRAW = """rules = [(jinit.role("kernel"), {})]
+params = jinit.redraw(apply, rules)(key, params, *inputs)"""
 _LSUV = "params, records = jinit.lsuv(apply)(params, *inputs)"
 AS_GIVEN = "as given"
 _KERNELS = {
@@ -159,7 +160,8 @@ def recommend(
       >>> found.ranked[-1].method
       'normal, 0.02'
       >>> print(found.code["He"])
-      params = jinit.redraw(apply, [(jinit.role('kernel'), jinit.he_normal())])(key, params, *inputs)
+      rules = [(jinit.role("kernel"), jinit.he_normal())]
+      params = jinit.redraw(apply, rules)(key, params, *inputs)
 
     References:
       Mishkin and Matas, *All you need is a good init*, 2016, §4: schemes compared by what training follows.

@@ -79,3 +79,9 @@ def test_command_line(tmp_path, capsys):
     assert main(["recommend", f"{path}:setup", "--steps", "0"]) == 2
     assert "at least 1" in capsys.readouterr().err
     assert main(["recommend", f"{path}:nothing"]) == 2
+
+
+def test_what_is_given_costs_nothing():
+    apply, params = network()
+    keep = {"as given": lambda key, params, x: params}
+    assert jinit.compare(keep, apply, seeds=1)(params, X)["as given"].forward_passes == 0
