@@ -71,3 +71,13 @@ def scan_arity(eqn: Any) -> tuple[int, int]:
 def not_tracing() -> bool:
     """Whether arrays made now are values, outside of `jax.jit` and the like."""
     return not isinstance(jax.numpy.zeros(()), Tracer)
+
+
+def options_for_laws() -> dict[str, str] | None:
+    """Compiler options for programs that run on laws.
+
+    On CPU, XLA of JAX 0.10 crashes in its library for transposes on some of them, so it is left out there.
+    """
+    if jax.__version_info__ >= (0, 11) or jax.default_backend() != "cpu":
+        return None
+    return {"xla_cpu_experimental_ynn_fusion_type": ""}

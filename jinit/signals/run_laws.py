@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinit._compat import not_tracing, opened, source_of
+from jinit._compat import not_tracing, opened, options_for_laws, source_of
 from jinit._errors import message
 from jinit._typing import PyTree
 from jinit.jaxprs.sites import Site
@@ -54,7 +54,9 @@ def run_on_laws(
         run = functools.partial(_run, model, call, interpreter, read, similarity, caller)
         if not_tracing() and not model.holds_tracers:
             # What a loop does is compiled, all else would take far longer to compile than to do.
-            run = runs[call] = jax.jit(run) if has_loop(model.closed) else run
+            run = runs[call] = (
+                jax.jit(run, compiler_options=options_for_laws()) if has_loop(model.closed) else run
+            )
         return run
 
     def ran(params: PyTree, *inputs: Any, **kwargs: Any) -> dict[str, T]:
@@ -116,7 +118,10 @@ def expected(
     ]
     run = Interpreter(dict(rules)).inner
     with np.errstate(all="ignore"):
-        laws = jax.jit(lambda: run(closed, values, ()))() if has_loop(closed) else run(closed, values, ())
+        if has_loop(closed):
+            laws = jax.jit(lambda: run(closed, values, ()), compiler_options=options_for_laws())()
+        else:
+            laws = run(closed, values, ())
     found = jax.tree.unflatten(jax.tree.structure(shapes), laws)
     numbers = []
     for site, here in zip(sites, found, strict=True):
