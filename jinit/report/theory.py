@@ -24,6 +24,8 @@ def theory_of(predicted: Callable[..., Records], *args: Any, **kwargs: Any) -> t
         return jax.device_get(predicted(*args, **kwargs)), ""
     except NotImplementedError as error:
         return Records(), str(error)
+    except Exception as error:  # what was measured must not be lost for want of a prediction
+        return Records(), f"{type(error).__name__}: {error}"
 
 
 def departs_from_theory(case: Case) -> list[Finding]:

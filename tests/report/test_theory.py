@@ -115,7 +115,7 @@ def test_what_cannot_be_predicted_is_said():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ZOO)
+@pytest.mark.parametrize("case", [name for name in ZOO if name != "empty_batch"])  # nothing to diagnose
 def test_no_model_of_the_zoo_stops_it(case):
     member = ZOO[case]
     with member.promotion():
