@@ -129,21 +129,19 @@ class Expected(Rescaler):
     """The visitor that rescales by the moments which the law of a contraction has."""
 
     def _measured(self, index: int, x: Array) -> Found:
-        return Found(_moments(x.size, *expected_p.bind(x)))
+        return Found(self._moments(self.stations[index], x.size, *expected_p.bind(x)))
 
     def _rescale(self, index: int, x: Array, bias: Array | None, extra: Array | None) -> Any:
         mean, variance = expected_p.bind(x)
         b_mean, b_variance = (jnp.zeros_like(mean),) * 2 if bias is None else expected_p.bind(bias)
-        b_mean = self.stations[index].sign * b_mean
-        target = self.targets[index]
+        station, target = self.stations[index], self.targets[index]
         assert target is not None
         factor = jnp.sqrt((target - b_variance) / variance)
         factor = jnp.where(jnp.isfinite(factor) & (variance > 0), factor, jnp.ones_like(factor))
-        before = _moments(x.size, mean + b_mean, variance + b_variance)
-        after = _moments(x.size, factor * mean + b_mean, jnp.square(factor) * variance + b_variance)
+
+        def scaled(s: Array) -> Moments:
+            moved = s * mean + station.sign * b_mean
+            return self._moments(station, x.size, moved, jnp.square(s) * variance + b_variance)
+
+        before, after = scaled(jnp.ones_like(factor)), scaled(factor)
         return x * factor.astype(x.dtype), None, Found(after, before, jnp.log(factor))
-
-
-def _moments(size: int, mean: Array, variance: Array) -> Moments:
-    uncounted = jnp.full((), jnp.nan, variance.dtype)
-    return Moments(mean * size, (variance + jnp.square(mean)) * size, uncounted, uncounted, None, size)

@@ -14,7 +14,7 @@ import optax
 
 from jinit.plans.audit import audit
 from jinit.report.audit import AuditTable
-from jinit.report.calibrate import METHODS, Calibrated, calibrated, options_of
+from jinit.report.calibrate import LEARNED, METHODS, Calibrated, calibrated, options_of
 from jinit.report.files import check_place, write_file, write_params
 from jinit.report.load import UsageError, describe, load
 from jinit.report.recommend import Recommendation, recommend
@@ -172,7 +172,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from error
     target = load(arguments.target)
-    if method in ("metainit", "gradinit") and target.loss is None:
+    if method in LEARNED and target.loss is None:
         what = "a function of the outputs to one number"
         raise UsageError(f"--method {method} needs a loss: let {arguments.target} end in one, {what}")
     try:

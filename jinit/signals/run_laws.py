@@ -53,10 +53,7 @@ def run_on_laws(
         model = traced(apply, call, backward=backward, caller=caller)
         run = functools.partial(_run, model, call, interpreter, read, similarity, caller)
         if not_tracing() and not model.holds_tracers:
-            # What a loop does is compiled, all else would take far longer to compile than to do.
-            run = runs[call] = (
-                jax.jit(run, compiler_options=options_for_laws()) if has_loop(model.closed) else run
-            )
+            run = runs[call] = _compiled_if_worth_it(run, model.closed)
         return run
 
     def ran(params: PyTree, *inputs: Any, **kwargs: Any) -> dict[str, T]:
@@ -76,10 +73,7 @@ def _run(
     arrays: list[Any], moments: list[Any],
 ) -> Any:  # fmt: skip
     program, sites = model.program, model.sites
-    values = [
-        _value(i, call, x, m, len(program.paths), similarity)
-        for i, (x, m) in enumerate(zip(arrays, moments, strict=True))
-    ]
+    values = _values(call, arrays, moments, similarity)
     values += [
         normal(0.0, 1.0, ("cotangent", i), c.shape, c.dtype, kind=COTANGENT)
         for i, c in enumerate(model.cotangents)
@@ -92,6 +86,11 @@ def _run(
                 raise NotImplementedError(_refusal(value, field, site, program, caller))
         records.update(dict.fromkeys(site.names, read(site, here)))
     return records
+
+
+def _compiled_if_worth_it(run: Callable[..., T], closed: Any) -> Callable[..., T]:
+    """What a loop does is compiled, all else would take far longer to compile than to do."""
+    return jax.jit(run, compiler_options=options_for_laws()) if has_loop(closed) else run
 
 
 def expected(
@@ -112,16 +111,13 @@ def expected(
     call, compact, moments = call_of(signature, arrays, None, caller)
     avals = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in call.shapes]
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(avals)
-    values = [
-        _value(i, call, x, m, len(program.paths), None)
-        for i, (x, m) in enumerate(zip(compact, moments, strict=True))
-    ]
-    run = Interpreter(dict(rules)).inner
+    interpreter = Interpreter(dict(rules))
+
+    def run(arrays: list[Any], moments: list[Any]) -> list[Any]:
+        return interpreter.inner(closed, _values(call, arrays, moments, None), ())
+
     with np.errstate(all="ignore"):
-        if has_loop(closed):
-            laws = jax.jit(lambda: run(closed, values, ()), compiler_options=options_for_laws())()
-        else:
-            laws = run(closed, values, ())
+        laws = _compiled_if_worth_it(run, closed)(compact, moments)
     found = jax.tree.unflatten(jax.tree.structure(shapes), laws)
     numbers = []
     for site, here in zip(sites, found, strict=True):
@@ -166,6 +162,13 @@ def _line_of(jaxpr: Any, primitive: str) -> str | None:
                 if holds and (found := _line_of(inner, primitive)) is not None:
                     return found or source_of(eqn)  # a cached function does not know its lines
     return None
+
+
+def _values(call: Call, arrays: list[Any], moments: list[Any], similarity: float | None) -> list[Value]:
+    """What is known of every array of a call."""
+    num_params = call.signature.num_params
+    pairs = enumerate(zip(arrays, moments, strict=True))
+    return [_value(i, call, x, m, num_params, similarity) for i, (x, m) in pairs]
 
 
 def _value(

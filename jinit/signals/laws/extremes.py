@@ -29,12 +29,8 @@ def maximum(law: Law, axes: Axes, name: Hashable, shape: Sequence[int], count: i
     varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
     if not varying:
         return dataclasses.replace(law, shape=tuple(shape))
-    rest = [i for i in range(len(law.roots)) if i not in varying]
-    x = xp.transpose(law.nodes, [*rest, *varying])
+    rest, x, w = _flattened(law, varying)
     x = x.reshape(*x.shape[: len(rest)], -1)
-    w = xp.ones((1,), x.dtype)
-    for i in varying:
-        w = (w[:, None] * law.weights[i].astype(w.dtype)[None]).reshape(-1)
     size = 128 if final else 33
     _, mass = gaussian(size) if final else (None, np.full(size, 1 / size))
     share = xp.asarray((np.cumsum(mass) - mass / 2) ** (1 / count), x.dtype)
@@ -51,6 +47,16 @@ def maximum(law: Law, axes: Axes, name: Hashable, shape: Sequence[int], count: i
     return Law(nodes, weights, roots, tuple(shape), law.dtype)
 
 
+def _flattened(law: Law, varying: Sequence[int]) -> tuple[list[int], Array, Array]:
+    """The other roots; the nodes with the axes of `varying` last; the weights of these as one axis."""
+    rest = [i for i in range(len(law.roots)) if i not in varying]
+    x = xp.transpose(law.nodes, [*rest, *varying])
+    w = xp.ones((1,), x.dtype)
+    for i in varying:
+        w = (w[:, None] * law.weights[i].astype(w.dtype)[None]).reshape(-1)
+    return rest, x, w
+
+
 def _quantiles(x: Array, weights: Array, share: Array) -> Array:
     # Picked, not interpolated: between a value and what stands for minus infinity lies nothing.
     order = xp.argsort(x)
@@ -63,12 +69,8 @@ def chance_of_being_largest(law: Law, axes: Axes, count: int) -> Array:
     varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
     if not varying:
         return xp.full_like(law.nodes, 1 / count)
-    rest = [i for i in range(len(law.roots)) if i not in varying]
-    x = xp.transpose(law.nodes, [*rest, *varying])
+    rest, x, w = _flattened(law, varying)
     flat = x.reshape(*x.shape[: len(rest)], -1)
-    w = xp.ones((1,), x.dtype)
-    for i in varying:
-        w = (w[:, None] * law.weights[i].astype(w.dtype)[None]).reshape(-1)
 
     def chances(row: Array) -> Array:
         order = xp.argsort(row)
