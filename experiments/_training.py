@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec as P
 
 import jinit
 from experiments._data import Data
@@ -34,8 +35,8 @@ def program(
 ) -> Callable[[Any, jax.Array, Data], Trained]:
     """The program that trains every member of a population: `(params, keys, data) -> Trained`, jitted.
 
-    Runs follow one another in a `lax.map`, which on a CPU is faster than a `vmap` over all of them. A run
-    draws its batches, with replacement, by its own key.
+    The runs are shared out among the devices. On each they follow one another in a `lax.map`, which on a CPU
+    is faster than a `vmap` over all of them. A run draws its batches, with replacement, by its own key.
     """
 
     def run(params: Any, key: jax.Array, data: Data) -> Trained:
@@ -53,7 +54,23 @@ def program(
         right = jnp.argmax(apply(params, data.x_test), axis=-1) == data.y_test
         return Trained(params, loss, jnp.mean(right, dtype=jnp.float32))
 
-    return jax.jit(lambda params, keys, data: jax.lax.map(lambda one: run(*one, data), (params, keys)))
+    def share(params: Any, keys: jax.Array, data: Data) -> Trained:
+        return jax.lax.map(lambda one: run(*one, data), (params, keys))
+
+    def every_run(params: Any, keys: jax.Array, data: Data) -> Trained:
+        specs = (P("runs"), P("runs"), P())
+        mesh = _mesh(len(keys))
+        return jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=P("runs"), check_vma=False)(
+            params, keys, data
+        )
+
+    return jax.jit(every_run)
+
+
+def _mesh(runs: int) -> jax.sharding.Mesh:
+    """As many devices as can take equal shares."""
+    count = max(n for n in range(1, len(jax.devices()) + 1) if runs % n == 0)
+    return jax.sharding.Mesh(np.array(jax.devices()[:count]), "runs")
 
 
 def train(
