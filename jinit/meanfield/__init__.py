@@ -6,6 +6,7 @@ no normalisation and no skip connections.
 
 from __future__ import annotations
 
+from jinit.meanfield.architecture import maximal_c_map as maximal_c_map
 from jinit.meanfield.critical import CriticalLine as CriticalLine
 from jinit.meanfield.critical import critical_line as critical_line
 from jinit.meanfield.critical import critical_weight_variance as critical_weight_variance
@@ -22,3 +23,4 @@ from jinit.meanfield.shaping import ShapedActivation as ShapedActivation
 from jinit.meanfield.shaping import dks as dks
 from jinit.meanfield.shaping import tat as tat
 from jinit.meanfield.shaping import tat_leaky_relu as tat_leaky_relu
+from jinit.meanfield.subnetworks import MaximalCMap as MaximalCMap

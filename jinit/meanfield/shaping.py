@@ -10,9 +10,9 @@ from jinit._errors import message
 from jinit._typing import Activation, Array
 from jinit.meanfield.conditions import LeakyRelu, Shape, Shaped, leaky_c_map, solved_shape
 from jinit.meanfield.entries import integrand
+from jinit.meanfield.subnetworks import Layer
 
-Layer = Callable[[float], float]
-MaximalCMap = Callable[[float, Layer], float]
+Network = Callable[[float, Layer], float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def dks(
     activation: str | Activation,
     *,
     depth: int | None = None,
-    maximal_c_map: MaximalCMap | None = None,
+    maximal_c_map: Network | None = None,
     zeta: float = 1.5,
 ) -> ShapedActivation:
     """Deep kernel shaping: an activation with which a deep network has the kernel of a shallow one.
@@ -66,10 +66,10 @@ def dks(
     Args:
       activation: an elementwise, twice differentiable JAX function, or the name of one as in `jinit.gain`.
       depth: the number of nonlinear layers of a plain network.
-      maximal_c_map: for other networks, in place of `depth`: `(c, layer) -> c`, the maximal C-map value
-        function: the largest value, over all subnetworks, of what becomes of c, where `layer` is what one
-        nonlinear layer makes of a number. Plain layers apply it, sums take averages weighted by squared
-        weights that add up to one.
+      maximal_c_map: for other networks, in place of `depth`: `jinit.meanfield.maximal_c_map` of the model, or
+        your own `(c, layer) -> c`, the largest value, over all subnetworks, of what becomes of c, where
+        `layer` is what one nonlinear layer makes of a number. Plain layers apply it, sums take averages
+        weighted by squared weights that add up to one.
       zeta: the slope of the network, above 1.
 
     Returns:
@@ -107,7 +107,7 @@ def tat(
     activation: str | Activation,
     *,
     depth: int | None = None,
-    maximal_c_map: MaximalCMap | None = None,
+    maximal_c_map: Network | None = None,
     tau: float = 0.3,
 ) -> ShapedActivation:
     """Tailored activation transformation: a correlation map of slope one, with the curvature that is wanted.
@@ -153,7 +153,7 @@ def tat(
 
 
 def tat_leaky_relu(
-    *, depth: int | None = None, maximal_c_map: MaximalCMap | None = None, eta: float = 0.9
+    *, depth: int | None = None, maximal_c_map: Network | None = None, eta: float = 0.9
 ) -> ShapedActivation:
     """Tailored rectifier: the leaky relu with which inputs at right angles end up at correlation `eta`.
 
@@ -194,7 +194,7 @@ def tat_leaky_relu(
     return ShapedActivation(LeakyRelu(slope), output_scale=math.sqrt(2 / (1 + slope**2)))
 
 
-def _network(caller: str, depth: int | None, maximal_c_map: MaximalCMap | None) -> MaximalCMap:
+def _network(caller: str, depth: int | None, maximal_c_map: Network | None) -> Network:
     if (depth is None) == (maximal_c_map is None):
         must, got = (
             "one of `depth` and `maximal_c_map` must be given",

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jinit._compat import bind
+from jinit.jaxprs.elementwise import is_elementwise
 from jinit.signals.laws.arrays import xp
-from jinit.signals.laws.elementwise import is_elementwise
 from jinit.signals.laws.values import Held, Unknown, Value
 
 # What entries that are all alike do not notice.

@@ -13,8 +13,9 @@ import numpy as np
 from jinit._compat import Literal, opened, source_of
 from jinit._errors import message
 from jinit.jaxprs.dataflow import CONTRACTIONS
+from jinit.jaxprs.elementwise import is_elementwise
 from jinit.signals.laws.arrays import near, xp
-from jinit.signals.laws.elementwise import elementwise, is_elementwise
+from jinit.signals.laws.elementwise import elementwise
 from jinit.signals.laws.holding import run_held, unknown
 from jinit.signals.laws.law import (
     COTANGENT,
