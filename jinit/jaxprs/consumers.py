@@ -133,7 +133,7 @@ class Walk:
         if not any(i in self.tagged for i in node.ins):
             return
         self.refuse(node)
-        if node.kind in ("join", "unstack", "stack"):
+        if node.kind in ("join", "steps of", "all steps"):
             return self.join(node)
         loops = len(node.lengths)
         operands = [self.tagged[i].inside(loops) if i in self.tagged else None for i in node.ins]
@@ -160,10 +160,10 @@ class Walk:
                 raise NotFollowedError(_CARRIED if self.is_carry(node) else "it is made in one branch only")
         assert first is not None
         loops = len(node.lengths)
-        if node.kind == "unstack":
+        if node.kind == "steps of":
             # The first axis of the stacked value is the innermost loop.
             self.tagged[node.outs[0]] = Tagged(first.inside(loops - 1), loops)
-        elif node.kind == "stack":
+        elif node.kind == "all steps":
             self.tagged[node.outs[0]] = Tagged(first.inside(loops + 1), loops)
         else:
             self.tagged[node.outs[0]] = Tagged(first.inside(loops), loops)

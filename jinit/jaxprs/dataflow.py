@@ -23,7 +23,7 @@ NOISE = ("random_bits", "random_split", "random_wrap", "random_fold_in", "random
 # Entries move or are picked, and stay what they were.
 _MOVES = (
     "slice", "dynamic_slice", "gather", "concatenate", "pad", "dynamic_update_slice", "select_n",
-    "unstack", "stack", "join", "split",
+    "steps of", "all steps", "join", "split",
 )  # fmt: skip
 
 
@@ -121,7 +121,8 @@ def _forward(graph: Graph, flow: Flow, shapes: dict[int, tuple[int, ...]]) -> bo
             leaves = frozenset().union(*(flow.leaves[i] for i in node.ins))
             entries = frozenset().union(*(flow.entries[i] for p, i in enumerate(node.ins) if keeps(node, p)))
             dotted = contracts(node) or any(flow.dotted[i] for i in node.ins)
-            axes = max(flow.axes[i] for i in node.ins) - (node.kind == "unstack") + (node.kind == "stack")
+            deeper = (node.kind == "all steps") - (node.kind == "steps of")
+            axes = max(flow.axes[i] for i in node.ins) + deeper
         for out in node.outs:
             here = min(axes, _num_axes(shapes[out])) if node.eqn is not None else axes
             changed |= _set(flow, out, (status, leaves, entries, dotted, here))

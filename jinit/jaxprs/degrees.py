@@ -183,7 +183,7 @@ _LINEAR = (
     "conj", "complex", "add", "sub", "add_any", "max", "min", "reduce_sum", "reduce_max", "reduce_min",
     "cumsum", "cummax", "cummin", "clamp", "reduce_window_sum", "psum", "psum2", "psum_invariant",
     "all_gather", "all_gather_invariant", "all_to_all", "ppermute", "reduce_scatter", "tile", "join",
-    "stack", "unstack", "sort",
+    "all steps", "steps of", "sort",
 )  # fmt: skip
 _PRODUCTS = ("mul", "dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general")
 _COMPARISONS = ("sign", "eq", "ne", "lt", "le", "gt", "ge", "argmax", "argmin", "is_finite")

@@ -61,9 +61,9 @@ class Entries:
         node = self._makers.get(value)
         if node is None or (node.eqn is None and len(node.ins) > 1):
             return None
-        if node.kind == "unstack":
+        if node.kind == "steps of":
             depth = len(node.lengths)
-            while node.kind == "unstack" and node.ins[0] in self._makers:
+            while node.kind == "steps of" and node.ins[0] in self._makers:
                 node = self._makers[node.ins[0]]
             stacked = node.ins[0] == self._graph.inputs[leaf] and len(node.lengths) == 1
             return depth if stacked else None
@@ -106,11 +106,11 @@ class Entries:
 
     def _across(self, node: Node, x: Indices, depth: int, placed: bool) -> tuple[Indices, int, bool] | None:
         """Into a scan, out of it, or out of a function with its own derivative."""
-        if node.kind == "unstack":
+        if node.kind == "steps of":
             if not placed:
                 return None
             return _lift(x, depth, node.lengths[:-1]), len(node.lengths), True
-        if node.kind == "stack":
+        if node.kind == "all steps":
             return (x, len(node.lengths), True) if placed and depth == len(node.lengths) + 1 else None
         return (x, depth, placed) if depth <= len(node.lengths) else None
 

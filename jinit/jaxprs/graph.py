@@ -8,9 +8,11 @@ Where control flow joins values (a loop's carry, the branches of a `cond`) stand
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -25,7 +27,8 @@ class Node:
     """One occurrence of an equation, or a join of control flow.
 
     Attributes:
-      kind: name of the primitive, or `join`, `unstack`, `stack`.
+      kind: name of the primitive, or `join`, or `steps of` and `all steps` where a `scan` takes arrays apart
+        and puts them together.
       ins: ids of the values it reads.
       outs: ids of the values it makes.
       address: where it stands.
@@ -162,7 +165,7 @@ class _Builder:
         inside = (*lengths, eqn.params["length"])
         start = ins[num_consts : num_consts + num_carries]
         carries = [self.join("join", [i], at, at, inside) for i in start]
-        scanned = [self.join("unstack", [i], at, at, inside) for i in ins[num_consts + num_carries :]]
+        scanned = [self.join("steps of", [i], at, at, inside) for i in ins[num_consts + num_carries :]]
         outs = self.body(
             eqn.params["jaxpr"],
             ins[:num_consts] + [n.outs[0] for n in carries + scanned],
@@ -170,7 +173,7 @@ class _Builder:
         )  # fmt: skip
         for node, out in zip(carries, outs, strict=False):
             node.ins.append(out)
-        kinds = ["join"] * num_carries + ["stack"] * (len(outs) - num_carries)
+        kinds = ["join"] * num_carries + ["all steps"] * (len(outs) - num_carries)
         return [self.join(k, [o], at, region, lengths).outs[0] for k, o in zip(kinds, outs, strict=True)]
 
     def loop(self, eqn: Any, ins: list[int], at: Address, region: Address, lengths: Any) -> list[int]:
@@ -200,6 +203,7 @@ _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpo
 _CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 RULES = {
     **dict.fromkeys(_CALLS, _Builder.call),
+    **dict.fromkeys(("stack", "unstack"), _Builder.call),
     **dict.fromkeys((*_CUSTOM, "shard_map"), _Builder.enclosure),
     primitives.scan_p.name: _Builder.scan,
     primitives.while_p.name: _Builder.loop,
@@ -211,8 +215,29 @@ _UPDATE_RULES = ("scatter", "reduce", "select_and", "cum", "arg")
 
 
 def called(eqn: Any) -> Any:
-    """The one jaxpr that a call-like equation runs."""
+    """The one jaxpr that a call-like equation runs; of a `stack` or `unstack`, the one that it stands for."""
+    if eqn.primitive.name in _STANDS_FOR:
+        operands = tuple((v.aval.shape, v.aval.dtype) for v in eqn.invars)
+        return _written_out(eqn.primitive.name, eqn.params["axis"], operands)
     return next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params)
+
+
+@functools.lru_cache(maxsize=256)
+def _written_out(kind: str, axis: int, operands: tuple[tuple[tuple[int, ...], Any], ...]) -> Any:
+    arrays = [jax.ShapeDtypeStruct(*operand) for operand in operands]
+    return jax.make_jaxpr(functools.partial(_STANDS_FOR[kind], axis))(*arrays)
+
+
+def _stack(axis: int, *arrays: jax.Array) -> jax.Array:
+    return jax.lax.concatenate([jax.lax.expand_dims(x, [axis]) for x in arrays], axis)
+
+
+def _unstack(axis: int, x: jax.Array) -> list[jax.Array]:
+    parts = [jax.lax.slice_in_dim(x, i, i + 1, axis=axis) for i in range(x.shape[axis])]
+    return [jax.lax.squeeze(part, [axis]) for part in parts]
+
+
+_STANDS_FOR = {"stack": _stack, "unstack": _unstack}
 
 
 def is_opaque(eqn: Any) -> bool:

@@ -14,7 +14,7 @@ from jinit.jaxprs.sites import Analysis
 from jinit.jaxprs.tags import MOVES, NONE, NotFollowedError, Tags, compressed, varies
 
 _UNSEEN = -2
-_JOINS = ("join", "unstack", "stack", "split", "concatenate", "optimization_barrier")
+_JOINS = ("join", "steps of", "all steps", "split", "concatenate", "optimization_barrier")
 # What leaves zeros at zero.
 _KEEPS_ZERO = (
     "convert_element_type", "reduce_precision", "copy", "stop_gradient", "sharding_constraint", "mesh_cast",

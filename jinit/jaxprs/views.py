@@ -98,7 +98,7 @@ def scanned_axes(graph: Graph, views: list[Views]) -> dict[int, Scanned]:
     """For every parameter that scans step through: along which of its axes."""
     found: dict[int, Scanned] = {}
     for node in graph.nodes:
-        if node.kind == "unstack":
+        if node.kind == "steps of":
             for leaf, view in views[node.outs[0]].items():
                 found[leaf] = max(found.get(leaf, ()), view.scanned, key=len)
     return found
@@ -146,10 +146,10 @@ class _Step:
         """A view through an equation that keeps the entries, or a join of control flow."""
         if node.kind == "join":
             return view
-        if node.kind == "unstack":
+        if node.kind == "steps of":
             steps = tuple((axis, node.region) for axis in sorted(stored_axes(view.axes[0])))
             return dataclasses.replace(view, axes=view.axes[1:], scanned=view.scanned + steps)
-        if node.kind == "stack":
+        if node.kind == "all steps":
             return dataclasses.replace(view, axes=(repeated(1), *view.axes))
         shape = tuple(node.eqn.outvars[position].aval.shape)
         before = tuple(node.eqn.invars[operand].aval.shape)

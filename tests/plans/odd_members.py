@@ -50,6 +50,14 @@ odd(
     "concatenated_outputs", lambda p, x: x @ jnp.concatenate([p["a"], p["b"]], 1),
     leaves(a=(6, 2), b=(6, 3)), X, fans=BOTH,
 )  # fmt: skip
+odd(
+    "stacked_outputs", lambda p, x: jnp.einsum("bi,iko->bko", x, jnp.stack([p["a"], p["b"]], 1)),
+    leaves(a=(6, 5), b=(6, 5)), X, fans={"a": (6, 10), "b": (6, 10)},
+)  # fmt: skip
+odd(
+    "unstacked_experts", lambda p, x: sum(x @ w for w in jnp.unstack(p["w"], axis=1)),
+    leaves(w=(6, 3, 5)), X, fans=one(6, 5, "w"),
+)  # fmt: skip
 odd("summed_kernels", lambda p, x: x @ (p["a"] + p["b"]), leaves(a=(6, 5), b=(6, 5)), X, fans=BOTH)
 
 
