@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jinit._errors import message
 from jinit._typing import PyTree
 from jinit.jaxprs.tracing import param_paths
+from jinit.signals.laws.arrays import at_hand
 
 
 class Plan(Protocol):
@@ -108,6 +109,7 @@ def _compact(x: Any) -> Any:
     """The array, with one entry along axes where its entries repeat: zero biases are one number."""
     if isinstance(x, Tracer) or jnp.issubdtype(getattr(x, "dtype", float), jax.dtypes.extended):
         return x
+    x = at_hand(x)
     if np.ndim(x) == 0 or not np.size(x):
         return x
     for axis in range(np.ndim(x)):

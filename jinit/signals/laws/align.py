@@ -124,16 +124,18 @@ def canonical(
     moments: LevelMoments | None = None,
     *,
     linear: bool | None = None,
+    sizes: Sequence[int] | None = None,
 ) -> Law:
     """The same law, or nearly, on one root for each level.
 
     Means and variances of every level are kept exactly; `moments` may name them. Shape is kept as nested
-    quantiles, for gradients (`linear`) as a normal. What it had in common with other laws is lost.
+    quantiles, for gradients (`linear`) as a normal. What it had in common with other laws is lost. `sizes`
+    are the numbers of nodes, those of `SIZES` by default.
     """
     law = as_float(law)
     kind = COTANGENT if (law.is_linear if linear is None else linear) else SIGNAL
     roots = tuple(Root((name, i), axes, kind) for i, axes in enumerate(levels))
-    sizes = SIZES[len(levels)]
+    sizes = tuple(sizes or SIZES[len(levels)])
     if _is_canonical(law, levels, kind, sizes) and moments is None:
         return dataclasses.replace(law, roots=roots, is_normal=False)
     moments = moments or level_moments(law, levels)

@@ -7,10 +7,12 @@ from collections.abc import Hashable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from jinit._compat import bind
 from jinit.signals.laws.arrays import is_traced, near
 from jinit.signals.laws.law import Axes, Law
+from jinit.signals.laws.masks import marked
 from jinit.signals.laws.pointwise import pointwise
 
 
@@ -26,13 +28,25 @@ def elementwise(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
             and jnp.issubdtype(widest, jnp.floating) else x
             for x in nodes
         ]  # fmt: skip
-        return [near(x) for x in bind(eqn, same)]
+        return _run(eqn, same)
 
     kind = eqn.primitive.name
-    if kind == "select_n" and (kept := _unmasked(laws)) is not None:
-        return [kept]
+    if kind == "select_n":
+        if (kept := _unmasked(laws)) is not None:
+            return [kept]
+        laws = marked(laws)
     fixed = _fixed_sums(kind, laws)
     return [dataclasses.replace(x, fixed_sums=fixed) for x in pointwise(run, laws, outs, name, kind)]
+
+
+def _run(eqn: Any, nodes: list[Any]) -> list[Any]:
+    """The equation on arrays of one shape, laid out flat and filled up to a power of two: few to compile."""
+    if any(map(is_traced, nodes)) or not nodes[0].size:
+        return bind(eqn, nodes)
+    shape, size = nodes[0].shape, nodes[0].size
+    whole = max(128, 2 ** (size - 1).bit_length())
+    outs = bind(eqn, [np.pad(np.ravel(x), (0, whole - size), "edge") for x in nodes])
+    return [near(x)[:size].reshape(shape) for x in outs]
 
 
 def _unmasked(laws: list[Law]) -> Law | None:

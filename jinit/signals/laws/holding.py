@@ -11,8 +11,8 @@ from jax.core import Tracer
 
 from jinit._compat import bind
 from jinit.jaxprs.elementwise import is_elementwise
-from jinit.signals.laws.arrays import xp
-from jinit.signals.laws.values import Held, Unknown, Value
+from jinit.signals.laws.arrays import at_hand, xp
+from jinit.signals.laws.values import Held, Unknown, Value, held
 
 # What entries that are all alike do not notice.
 LAYOUT = ("reshape", "transpose", "squeeze", "expand_dims", "slice", "split", "rev", "dynamic_slice", "copy")
@@ -50,6 +50,6 @@ def _run_held(eqn: Any, ins: Sequence[Held]) -> list[Value]:
     if repeated and is_elementwise(eqn):
         compact = jnp.broadcast_shapes(*(x.array.shape for x in ins))
         outs = bind(eqn, [xp.broadcast_to(x.array, compact) if x.shape != () else x.array for x in ins])
-        return [Held(o, tuple(s), source) for o, s in zip(outs, shapes, strict=True)]
+        return [Held(at_hand(o), tuple(s), source) for o, s in zip(outs, shapes, strict=True)]
     outs = bind(eqn, [x.whole() for x in ins])
-    return [Held(o, tuple(o.shape), source) for o in outs]
+    return [held(o, source=source) for o in outs]

@@ -14,6 +14,7 @@ from jinit._compat import Literal, opened, source_of
 from jinit._errors import message
 from jinit.jaxprs.dataflow import CONTRACTIONS
 from jinit.jaxprs.elementwise import is_elementwise
+from jinit.signals.laws import moving
 from jinit.signals.laws.arrays import near, xp
 from jinit.signals.laws.elementwise import elementwise
 from jinit.signals.laws.holding import run_held, unknown
@@ -113,7 +114,10 @@ class Interpreter:
         if kind in ("dot_general", "conv_general_dilated"):
             return contraction(eqn, ins, at)
         if _picks_rows(kind, ins):
+            repeats = moving.repeats(eqn, ins[1])
             ins = [ins[0] if _is_parameter(ins[1]) else _as_signal(ins[0])]
+            picked = RULES[kind](eqn, ins, at)  # type: ignore[arg-type]
+            return [moving.repeated(x, repeats) for x in picked]
         laws = [as_law(x, (at, i)) for i, x in enumerate(ins)]
         if broken := [x for x in laws if isinstance(x, Unknown)]:
             return broken[:1] * len(eqn.outvars)

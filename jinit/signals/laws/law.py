@@ -17,7 +17,7 @@ from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.quadrature import gaussian
 
 Axes = frozenset[int]
-SIGNAL, WEIGHT, COTANGENT = "signal", "weight", "cotangent"
+SIGNAL, WEIGHT, COTANGENT, MASK = "signal", "weight", "cotangent", "mask"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Root:
       name: equal names and axes mean the same random variables.
       axes: axes of the array along which fresh independent copies stand; it is constant along the others.
       kind: SIGNAL; WEIGHT, of a parameter; or COTANGENT, of which only two moments matter, since gradients
-        are linear in it.
+        are linear in it; MASK, of which entries count, kept apart from the others while grids allow it.
       average: whether it is what is left of an average over entries, to be forgotten where the average
         is broadcast back to what it was taken over.
     """

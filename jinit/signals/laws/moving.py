@@ -8,10 +8,12 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from jinit.signals.laws.align import canonical, levels_of
-from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.law import Axes, Law, Root, all_axes, as_float, forget_averages
+from jinit.signals.laws.values import Held, Value
 
 # For each axis of the operand, the axes of the result along which its entries now stand.
 AxisMap = Sequence[Axes]
@@ -157,6 +159,31 @@ def gathered(law: Law, eqn: Any, name: Hashable) -> Law:
         picked |= {i} if partial else set()
     law = dataclasses.replace(law, fixed_sums=law.fixed_sums - picked)
     return relabelled(law, axis_map, shape, lambda r: (r.name, name) if r.axes & picked else r.name)
+
+
+def repeats(eqn: Any, indices: Value) -> Axes:
+    """Axes of the result of a `gather` along which the same rows come again, for the indices are the same."""
+    if eqn.primitive.name != "gather" or eqn.params["dimension_numbers"].operand_batching_dims:
+        return frozenset()
+    result = [
+        i for i in range(eqn.outvars[0].aval.ndim) if i not in eqn.params["dimension_numbers"].offset_dims
+    ]
+    if isinstance(indices, Law):
+        return frozenset(i for k, i in enumerate(result) if k not in indices.axes_varying())
+    if not isinstance(indices, Held):
+        return frozenset()
+    x = indices.array
+    return frozenset(i for k, i in enumerate(result) if x.shape[k] == 1 or _is_constant_along(x, k))
+
+
+def _is_constant_along(x: Any, axis: int) -> bool:
+    return not is_traced(x) and bool(np.all(np.asarray(x) == np.take(x, [0], axis)))
+
+
+def repeated(law: Law, axes: Axes) -> Law:
+    """`law`, the same along these axes."""
+    roots = tuple(dataclasses.replace(r, axes=r.axes - axes) for r in law.roots)
+    return dataclasses.replace(law, roots=roots)
 
 
 def mixture(

@@ -21,7 +21,7 @@ from jinit.signals.laws.align import (
     paired,
 )
 from jinit.signals.laws.arrays import xp
-from jinit.signals.laws.law import COTANGENT, Law, Root, forget_averages, node_dtype
+from jinit.signals.laws.law import COTANGENT, MASK, Law, Root, forget_averages, node_dtype
 
 # The largest grid to work on. Kept small for another reason, too: programs compiled by XLA for CPU (jaxlib
 # 0.10.2) were seen to crash on grids of seven axes and 2**19 nodes or more.
@@ -29,6 +29,8 @@ LIMIT = 2**18
 # The largest grid of a signal to work on further.
 TIDY = 2**16
 MOST_COTANGENTS = 4
+# Nodes for each level of a signal that meets a mask.
+NARROW = {0: (), 1: (128,), 2: (12, 32), 3: (4, 4, 24), 4: (2, 4, 4, 12)}
 
 
 def pointwise(
@@ -46,6 +48,8 @@ def pointwise(
     """
     shape = outs[0].shape
     laws = [forget_averages(x) if x.size < math.prod(shape) else x for x in laws]
+    if any(map(_has_mask, laws)) and _grid(laws) > TIDY:
+        laws = [_narrowed(x) for x in laws]
     exact = _exact(kind, laws)
     if exact and kind != "mul" and all(x.is_normal and not x.is_linear and x.roots for x in laws):
         levels = levels_of(*laws)
@@ -63,6 +67,20 @@ def pointwise(
     ]  # fmt: skip
 
 
+def _has_mask(law: Law) -> bool:
+    return any(r.kind == MASK for r in law.roots)
+
+
+def _narrowed(law: Law) -> Law:
+    """A signal on few nodes, where it meets a mask."""
+    if _has_mask(law) or law.is_linear or not jnp.issubdtype(law.nodes.dtype, jnp.floating):
+        return law
+    levels = levels_of(law)
+    sizes = NARROW[len(levels)]
+    wide = law.nodes.size > math.prod(sizes)
+    return canonical(law, levels, (law.origin, "narrow"), sizes=sizes) if wide else law
+
+
 def _alone(law: Law) -> Law:
     """A gradient by its moments alone, named after the variable that it is."""
     return canonical(law, levels_of(law), (law.origin, "alone")) if law.is_linear else law
@@ -73,7 +91,7 @@ def _tidied(law: Law, name: Hashable) -> Law:
     if sum(r.kind == COTANGENT for r in law.roots) > MOST_COTANGENTS:
         return fewer_cotangents(law, name)
     levels = levels_of(law)
-    many = law.nodes.size > TIDY and len(law.roots) > len(levels)
+    many = law.nodes.size > TIDY and len(law.roots) > len(levels) and not _has_mask(law)
     if not many or law.is_linear or not jnp.issubdtype(law.nodes.dtype, jnp.floating):
         return law
     return canonical(law, levels, name)

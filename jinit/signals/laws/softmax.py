@@ -9,16 +9,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jinit._compat import opened
 from jinit._typing import Array
 from jinit.jaxprs.graph import called
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.contracting import normal_sum_of
-from jinit.signals.laws.law import Axes, Law, as_float, average, constant, spread_by_axes, squared
-from jinit.signals.laws.quadrature import gaussian
+from jinit.signals.laws.law import Axes, Law, Root, as_float, average, constant, spread_by_axes, squared
 
 _BETWEEN = ("broadcast_in_dim", "reshape", "convert_element_type")
+# Times of the Laplace transform, in units of one over the sum of a row. In the logarithm of time the
+# integrands are smooth and fall off at both ends, so that equal steps are exact to six digits.
+_STEP = 0.75
+_TIMES = np.exp(np.arange(-16.0, 25.0, _STEP))
+_LARGEST = np.float32(np.exp(14.0))  # an entry of so many times the sum of a row takes all
 FORWARD, BACKWARD = "softmax_of_rows", "pullback_of_softmax"
 
 
@@ -113,15 +118,19 @@ def softmax_rule(eqn: Any, laws: Sequence[Law], name: Any) -> list[Law]:
     axes = frozenset(next(e.params["axes"] for e in inner.eqns if e.primitive.name == "reduce_sum"))
     laws = [as_float(x) for x in laws]
     if eqn.params["name"] == FORWARD:
-        return [probabilities(laws[0], axes)]
+        return [probabilities(laws[0], axes, name)]
     return [pulled_back(laws[0], laws[1], axes, name)]
 
 
-def probabilities(z: Law, axes: Axes) -> Law:
+def probabilities(z: Law, axes: Axes, name: Any) -> Law:
     """`exp(z)` over its sum along `axes`, given the roots that all of a row share.
 
-    The sum is an entry itself and all others, of independent entries and taken as lognormal. An entry is held
-    as its share where the others are as on average, brought to mean `1 / n` and the right second moment.
+    With `e = exp(z)` and `m` others of the same law, whose Laplace transform is `φ(t) = E[exp(-t e)]`, and
+    `1 / S^k = ∫ t^(k-1) exp(-t S) dt / (k-1)!`, an entry's share is on average, given its own `e`,
+
+        E[p | e] = ∫ e exp(-t e) φ(t)^m dt,    E[p² | e] = ∫ e² t exp(-t e) φ(t)^m dt.
+
+    It is held as the former, and a coin for the deviation.
     """
     varying = [i for i, r in enumerate(z.roots) if r.axes & axes]
     count = xp.asarray(_count(z, axes), z.nodes.dtype)
@@ -129,42 +138,38 @@ def probabilities(z: Law, axes: Axes) -> Law:
         return constant(1 / count, z.shape, z.dtype)
     e = xp.exp(z.nodes - xp.max(z.nodes, axis=tuple(varying), keepdims=True))
     seen = average(z, varying, (e > 0).astype(e.dtype))  # the rest is masked
-    mean = average(z, varying, e) / seen
-    spread = xp.maximum(average(z, varying, squared(e)) / seen - squared(mean), xp.zeros((), e.dtype))
-    others = xp.maximum(count * seen - 1, xp.zeros((), e.dtype))
     tiny = xp.asarray(jnp.finfo(e.dtype).tiny, e.dtype)
-    width = xp.sqrt(xp.log1p(spread / xp.maximum(others * squared(mean), tiny)))
-
-    def share(step: float) -> Any:
-        return e / xp.maximum(e + others * mean * xp.exp(width * step - width * width / 2), tiny)
-
-    steps, weights = gaussian(9)
-    shares = [share(step) for step in steps.tolist()]
-    total = count * sum(w * average(z, varying, p) for w, p in zip(weights.tolist(), shares, strict=True))
-    square = sum(w * average(z, varying, squared(p)) for w, p in zip(weights.tolist(), shares, strict=True))
-    square = square / xp.maximum(squared(total), tiny)
-    p = e / xp.maximum(e + others * mean, tiny)
-    p = p / xp.maximum(count * average(z, varying, p), tiny)
-    has = average(z, varying, squared(p - 1 / count))
-    wanted = xp.maximum(square - 1 / squared(count), xp.zeros((), e.dtype))
-    nodes = xp.where(e > 0, 1 / count + (p - 1 / count) * xp.sqrt(wanted / xp.maximum(has, tiny)), 0 * e)
-    return Law(nodes, z.weights, z.roots, z.shape, z.dtype, fixed_sums=axes)
+    others = xp.maximum(count * seen - 1, xp.zeros((), e.dtype))
+    typical = xp.maximum(count * average(z, varying, e), tiny)
+    x = xp.minimum(e / typical, _LARGEST)[..., None] * xp.asarray(_TIMES, e.dtype)  # `t e`
+    survive = xp.exp(-x)
+    transform = average(z, varying, survive * (e > 0)[..., None]) / xp.maximum(seen, tiny)[..., None]
+    own = x * survive * xp.clip(transform, 0, 1) ** others[..., None]
+    p, square = (_STEP * xp.sum(own * power, axis=-1) for power in (1, x))
+    whole = xp.maximum(count * average(z, varying, p), tiny)  # one, but for rounding
+    spread = xp.sqrt(xp.maximum(square - squared(p), xp.zeros((), e.dtype)))
+    nodes = xp.stack([p - spread, p + spread], axis=-1) / whole[..., None]
+    coin = Root(name, frozenset[int]().union(*(z.roots[i].axes for i in varying)))
+    weights = (*z.weights, xp.full(2, 0.5, e.dtype))
+    return Law(nodes, weights, (*z.roots, coin), z.shape, z.dtype, fixed_sums=axes)
 
 
 def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
     """`p (ct - Σ p ct)`.
 
     What all entries of a row of `ct` share drops out. Of the rest, independent from entry to entry, the
-    variance is multiplied by `p² ((1 - p)² + Σ p²)`, where the sum is over the others.
+    variance is multiplied by `p² ((1 - p)² + Σ p²)`, where the sum is over the others. They add up to
+    `1 - p`, so their sum of squares is taken as proportional to `(1 - p)²`, with the mean that it has.
     """
     varying = [i for i, r in enumerate(p.roots) if r.axes & axes]
     count = xp.asarray(_count(p, axes), p.nodes.dtype)
-    seen = average(p, varying, (p.nodes > 1e-6 / count).astype(p.nodes.dtype))  # the rest is masked
+    unmasked = (p.nodes > 1e-6 / count).astype(p.nodes.dtype)
+    seen = average(p, varying, unmasked)
     others = (count - 1 / xp.maximum(seen, 1 / count)) * average(p, varying, squared(p.nodes))
-    mean, spread = spread_by_axes(
-        Law(p.nodes * xp.sqrt(squared(1 - p.nodes) + others), p.weights, p.roots, p.shape, p.dtype),
-        range(len(p.roots)),
-    )
+    left = average(p, varying, unmasked * squared(1 - p.nodes)) / xp.maximum(seen, 1 / count)
+    relative = others / xp.maximum(left, xp.asarray(jnp.finfo(left.dtype).tiny, left.dtype))
+    factor = xp.abs(p.nodes * (1 - p.nodes)) * xp.sqrt(1 + relative)
+    mean, spread = spread_by_axes(Law(factor, p.weights, p.roots, p.shape, p.dtype), range(len(p.roots)))
     ours: dict[Axes, Any] = {axes: variance.reshape(()) for axes, variance in spread.items()}
     nowhere: Axes = frozenset()
     ours[nowhere] = ours.get(nowhere, xp.zeros((), mean.dtype)) + squared(mean).reshape(())

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit._typing import Array
-from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.arrays import at_hand, xp
 from jinit.signals.laws.law import Axes, Law, Root, all_axes, constant, node_dtype, plus_normal, rule, squared
+from jinit.signals.laws.masks import is_masked, middles, of_mask, of_masked
 from jinit.signals.laws.quadrature import gaussian
 
 INPUTS, PARAMS = "inputs", "params"
@@ -69,7 +70,7 @@ Value = Held | Law | Stacked | Unknown
 
 def held(x: Any, *, source: frozenset[str] = frozenset()) -> Held:
     """An array as a value."""
-    return Held(x, tuple(np.shape(x)), source)
+    return Held(at_hand(x), tuple(np.shape(x)), source)
 
 
 def as_law(value: Value, name: Hashable) -> Law | Unknown:
@@ -87,10 +88,12 @@ def as_law(value: Value, name: Hashable) -> Law | Unknown:
         one = x.reshape(-1)[0] if x.size else xp.zeros((), dtype)  # an array without entries has any law
         return constant(one, value.shape, dtype)
     if x.dtype == jnp.bool_:
-        return _of_mask(value, varying, name)
+        return of_mask(x, value.shape, name)
+    if is_masked(x):
+        return of_masked(x, value.shape, name)
     if not jnp.issubdtype(dtype, jnp.floating):
         size = min(x.size, 128)
-        nodes = xp.sort(x.reshape(-1))[_middles(x.size, size)].astype(node_dtype(dtype))
+        nodes = xp.sort(x.reshape(-1))[middles(x.size, size)].astype(node_dtype(dtype))
         return _on_roots(
             value, nodes, (xp.full(size, 1 / size, jnp.float32),), (Root(name, frozenset(varying)),)
         )
@@ -103,10 +106,6 @@ def as_law(value: Value, name: Hashable) -> Law | Unknown:
 
 def _on_roots(value: Held, nodes: Array, weights: tuple[Array, ...], roots: tuple[Root, ...]) -> Law:
     return Law(nodes, weights, roots, value.shape, jnp.dtype(value.dtype))
-
-
-def _middles(count: int, size: int) -> np.ndarray:
-    return ((np.arange(size) + 0.5) * count / size).astype(int)
 
 
 def _quantiles(x: Array, size: int) -> tuple[Array, Array]:
@@ -197,25 +196,6 @@ def of_weight(value: Held, name: Hashable) -> Law:
     nodes = xp.mean(x) + xp.std(x) * sign
     return _on_roots(
         value, nodes, (weights,), (Root(name, frozenset(i for i, n in enumerate(x.shape) if n > 1)),)
-    )
-
-
-def _of_mask(value: Held, varying: tuple[int, ...], name: Hashable) -> Law:
-    """A mask: how much of each row along the last axis is true, and which entries of it are."""
-    x = value.array.astype(jnp.float32)
-    *outer, inner = varying
-    share = xp.mean(x, axis=inner).reshape(-1)
-    size = min(x.shape[inner], 64)
-    middle = xp.asarray((np.arange(size) + 0.5) / size, jnp.float32)
-    even = xp.full(size, 1 / size, jnp.float32)
-    own = Root((name, 1), frozenset(varying))
-    if not outer:
-        return _on_roots(value, middle < share[0], (even,), (own,))
-    rows = min(share.size, 16)
-    shares = xp.sort(share)[_middles(share.size, rows)]
-    roots = (Root((name, 0), frozenset(outer)), own)
-    return _on_roots(
-        value, middle[None] < shares[:, None], (xp.full(rows, 1 / rows, jnp.float32), even), roots
     )
 
 
