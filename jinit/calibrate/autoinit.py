@@ -20,7 +20,7 @@ from jinit.calibrate.targets import Choice, Target, check_target, targets_of
 from jinit.jaxprs.sites import analyse_sites
 from jinit.jaxprs.tracing import check_call, split, trace
 from jinit.signals.laws.interpret import MomentRule
-from jinit.signals.laws.softmax import with_softmax
+from jinit.signals.laws.wholes import with_wholes
 from jinit.signals.moments import Moments
 from jinit.signals.records import Records
 from jinit.signals.run_laws import expected
@@ -97,7 +97,7 @@ def autoinit(
             iterate=False, max_passes=1, batched=False,
         )  # fmt: skip
         on_laws = dataclasses.replace(
-            plan, program=dataclasses.replace(program, jaxpr=with_softmax(program.jaxpr))
+            plan, program=dataclasses.replace(program, jaxpr=with_wholes(program.jaxpr))
         )
         walked = functools.partial(run_pass, on_laws, exact=True, visitor=Expected)
         known = {**(rules or {}), expected_p: _numbers}

@@ -17,7 +17,7 @@ from jinit.jaxprs.sites import Site, Sites, find_sites
 from jinit.jaxprs.tracing import Program, trace
 from jinit.jaxprs.walk import Extras, Parts, walk
 from jinit.signals.given import Call
-from jinit.signals.laws.softmax import with_softmax
+from jinit.signals.laws.wholes import with_wholes
 from jinit.signals.observe import inexact
 from jinit.signals.tap import tap
 
@@ -67,7 +67,7 @@ def _signals(
 ) -> list[dict[str, Any]]:
     """The arrays themselves that `measure` takes moments of, site by site."""
     keep = _Keep(sites.sites)
-    program = dataclasses.replace(program, jaxpr=with_softmax(program.jaxpr))
+    program = dataclasses.replace(program, jaxpr=with_wholes(program.jaxpr))
 
     def run(probes: Extras) -> tuple[list[Array], Parts]:
         return walk(program, sites.sites, arrays, keep, probes)

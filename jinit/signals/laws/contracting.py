@@ -28,7 +28,7 @@ from jinit.signals.laws.law import (
     without,
 )
 from jinit.signals.laws.moving import relabelled
-from jinit.signals.laws.pointwise import TIDY, spread, union, weights_of
+from jinit.signals.laws.pointwise import LIMIT, TIDY, grid_of, narrowed, spread, union, weights_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +138,8 @@ def contract(
     wide = (*how.shape, *(2 for _ in how.counts))  # stands for the joint index
     laws = [relabelled(forget_shape(x), m, wide) for x, m in zip((a, b), how.axes, strict=True)]
     summed = frozenset(how.counts)
+    if grid_of([_quiet(law, summed) for law in laws]) > LIMIT:
+        laws = [narrowed(law) for law in laws]
     quiet, means, variances = [], [], []
     for law in laws:
         varying = [i for i, r in enumerate(law.roots) if r.axes & summed]
@@ -175,6 +177,14 @@ def contract(
         for mine, other in zip(laws, reversed(how.axes), strict=True)
     ]
     return dataclasses.replace(out, fixed_sums=fixed[0] | fixed[1])
+
+
+def _quiet(law: Law, summed: Axes) -> Law:
+    """Those roots alone that stay the same along the sum."""
+    kept = [i for i, r in enumerate(law.roots) if not r.axes & summed]
+    nodes = law.nodes[tuple(slice(None) if i in kept else 0 for i in range(len(law.roots)))]
+    weights, roots = tuple(law.weights[i] for i in kept), tuple(law.roots[i] for i in kept)
+    return dataclasses.replace(law, nodes=nodes, weights=weights, roots=roots)
 
 
 def _add(spreads: dict[Axes, Array], axes: Axes, variance: Array) -> None:

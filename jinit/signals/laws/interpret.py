@@ -31,7 +31,6 @@ from jinit.signals.laws.law import (
 )
 from jinit.signals.laws.loops import CONTROL
 from jinit.signals.laws.rules import RULES, contracted, contraction_of
-from jinit.signals.laws.softmax import is_softmax, softmax_rule
 from jinit.signals.laws.values import (
     INPUTS,
     PARAMS,
@@ -44,6 +43,7 @@ from jinit.signals.laws.values import (
     of_examples,
     of_weight,
 )
+from jinit.signals.laws.wholes import is_whole, whole_rule
 
 # `rule([(mean, variance) of each operand], eqn) -> [(mean, variance) of each result]`.
 MomentRule = Callable[[list[tuple[Any, Any]], Any], Sequence[tuple[Any, Any]]]
@@ -92,8 +92,8 @@ class Interpreter:
         kind = eqn.primitive.name
         if eqn.primitive in self.rules:
             return self.by_moments(self.rules[eqn.primitive], eqn, ins, at)
-        if is_softmax(eqn) and all(isinstance(x, Law) for x in ins):
-            return softmax_rule(eqn, ins, at)  # type: ignore[arg-type]
+        if is_whole(eqn) and all(isinstance(x, Law) for x in ins):
+            return whole_rule(eqn, ins, at)  # type: ignore[arg-type]
         if kind in CONTROL:
             return CONTROL[kind](self, eqn, ins, at)
         if kind == "random_bits" and eqn.outvars[0].aval.shape != ():

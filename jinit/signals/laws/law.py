@@ -144,11 +144,17 @@ def average(law: Law, over: Iterable[int] | None = None, of: Array | None = None
     """Mean of the nodes over the roots at these positions, all by default, their axes kept with one entry."""
     x = law.nodes if of is None else of
     positions = [i for i in (range(len(law.roots)) if over is None else over) if x.shape[i] > 1]
-    if not positions:
-        return x
-    for i in positions:
-        x = x * law.weights[i].astype(x.dtype).reshape([-1 if k == i else 1 for k in range(x.ndim)])
-    return xp.sum(x, axis=tuple(positions), keepdims=True)
+    for i in sorted(positions, key=lambda i: -x.shape[i]):
+        x = _averaged(x, law.weights[i].astype(x.dtype), i)
+    return x
+
+
+def _averaged(x: Array, weights: Array, axis: int) -> Array:
+    """As a product with a vector, which takes no array of the size of `x`."""
+    before, size, after = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
+    rows = x.reshape(before, size) if after == 1 else x.reshape(before, size, after)
+    out = rows @ weights if after == 1 else xp.matmul(weights, rows)
+    return out.reshape(*x.shape[:axis], 1, *x.shape[axis + 1 :])
 
 
 def without(law: Law, positions: Iterable[int], nodes: Array) -> Law:

@@ -29,7 +29,7 @@ LIMIT = 2**18
 # The largest grid of a signal to work on further.
 TIDY = 2**16
 MOST_COTANGENTS = 4
-# Nodes for each level of a signal that meets a mask.
+# Nodes for each level of a signal that meets much else.
 NARROW = {0: (), 1: (128,), 2: (12, 32), 3: (4, 4, 24), 4: (2, 4, 4, 12)}
 
 
@@ -48,15 +48,15 @@ def pointwise(
     """
     shape = outs[0].shape
     laws = [forget_averages(x) if x.size < math.prod(shape) else x for x in laws]
-    if any(map(_has_mask, laws)) and _grid(laws) > TIDY:
-        laws = [_narrowed(x) for x in laws]
+    if any(map(_has_mask, laws)) and grid_of(laws) > TIDY:
+        laws = [narrowed(x) for x in laws]
     exact = _exact(kind, laws)
     if exact and kind != "mul" and all(x.is_normal and not x.is_linear and x.roots for x in laws):
         levels = levels_of(*laws)
         return [normal_sum(exact(levels), levels, shape, outs[0].dtype, name)]
-    if _grid(laws) > LIMIT and any(x.is_linear for x in laws):
+    if grid_of(laws) > LIMIT and any(x.is_linear for x in laws):
         laws = [_alone(x) for x in laws]
-    if _grid(laws) <= LIMIT:
+    if grid_of(laws) <= LIMIT:
         return [_tidied(x, (name, i)) for i, x in enumerate(_run(function, laws, outs))]
     results = _run(function, paired(laws, union(laws), name), outs)
     levels = levels_of(*results)
@@ -71,8 +71,8 @@ def _has_mask(law: Law) -> bool:
     return any(r.kind == MASK for r in law.roots)
 
 
-def _narrowed(law: Law) -> Law:
-    """A signal on few nodes, where it meets a mask."""
+def narrowed(law: Law) -> Law:
+    """A signal on few nodes, where it meets a mask or many other roots."""
     if _has_mask(law) or law.is_linear or not jnp.issubdtype(law.nodes.dtype, jnp.floating):
         return law
     levels = levels_of(law)
@@ -115,7 +115,8 @@ def weights_of(laws: Sequence[Law], roots: Sequence[Root]) -> tuple[Array, ...]:
     return tuple(found[r] for r in roots)
 
 
-def _grid(laws: Sequence[Law]) -> int:
+def grid_of(laws: Sequence[Law]) -> int:
+    """The number of nodes that these laws have together."""
     return math.prod(w.size for w in weights_of(laws, union(laws)))
 
 

@@ -19,7 +19,8 @@ from jinit.signals.laws.contracting import (
     taps_of,
     total,
 )
-from jinit.signals.laws.extremes import chance_of_being_largest, maximum
+from jinit.signals.laws.extremes import maximum
+from jinit.signals.laws.largest import to_the_largest
 from jinit.signals.laws.law import (
     COTANGENT,
     Law,
@@ -139,24 +140,11 @@ def _window_max(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
 
 
 def _scatter_to_largest(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
-    """The gradient of a maximum goes to where the maximum is: as likely as each entry is the largest."""
+    """The gradient of a maximum over windows."""
     gradient, operand = as_float(laws[0]), laws[1]
-    counts = _windows(eqn)
-    count = math.prod(counts.values())
-    shape = eqn.outvars[0].aval.shape
-    windows = math.prod(laws[0].shape) * count / math.prod(shape)  # that an entry lies in
-    chance = chance_of_being_largest(operand, frozenset(counts), count)  # type: ignore[arg-type]
-    second = average(gradient, of=squared(gradient.nodes)).reshape(())
-    out = constant(xp.zeros(()), shape, eqn.outvars[0].aval.dtype)
-    out = dataclasses.replace(
-        operand,
-        nodes=xp.zeros(operand.nodes.shape, out.nodes.dtype),
-        shape=tuple(shape),
-        dtype=out.dtype,
-        fixed_sums=frozenset(),
-    )
-    root = Root(name, all_axes(shape), COTANGENT if gradient.is_linear else gradient.roots[0].kind)
-    return [plus_normal(out, chance * second * xp.asarray(windows, second.dtype), root, 2)]
+    counts, shape = _windows(eqn), eqn.outvars[0].aval.shape
+    windows = math.prod(gradient.shape) * math.prod(counts.values()) / math.prod(shape)
+    return [to_the_largest(operand, gradient, counts, windows, shape, name)]
 
 
 def _scatter_add(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:

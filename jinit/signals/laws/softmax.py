@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinit._compat import opened
 from jinit._typing import Array
-from jinit.jaxprs.graph import called
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.contracting import normal_sum_of
-from jinit.signals.laws.law import Axes, Law, Root, as_float, average, constant, spread_by_axes, squared
+from jinit.signals.laws.law import Axes, Law, Root, average, constant, spread_by_axes, squared
 
-_BETWEEN = ("broadcast_in_dim", "reshape", "convert_element_type")
 # Times of the Laplace transform, in units of one over the sum of a row. In the logarithm of time the
 # integrands are smooth and fall off at both ends, so that equal steps are exact to six digits.
 _STEP = 0.75
@@ -41,7 +37,8 @@ def pullback_of_softmax(p: Array, cotangent: Array, axes: tuple[int, ...]) -> Ar
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _softmax(z: Array, axes: tuple[int, ...]) -> Array:
+def softmax(z: Array, axes: tuple[int, ...]) -> Array:
+    """Softmax along `axes`."""
     return softmax_of_rows(z, axes)
 
 
@@ -54,72 +51,7 @@ def _backward(axes: tuple[int, ...], p: Array, cotangent: Array) -> tuple[Array]
     return (pullback_of_softmax(p, cotangent, axes),)
 
 
-_softmax.defvjp(_forward, _backward)
-
-
-def with_softmax(jaxpr: Any) -> Any:
-    """The jaxpr, in which every `exp(z) / Σ exp(z)` is one equation, in the place of the division."""
-    inside, _ = opened(jaxpr)
-    makers = {v: eqn for eqn in inside.eqns for v in eqn.outvars}
-    eqns = [_replaced(_entered(eqn), makers) for eqn in inside.eqns]
-    if all(new is old for new, old in zip(eqns, inside.eqns, strict=True)):
-        return jaxpr
-    new = inside.replace(eqns=eqns)
-    return new if inside is jaxpr else jaxpr.replace(jaxpr=new)
-
-
-def _entered(eqn: Any) -> Any:
-    changed = {}
-    for name, param in eqn.params.items():
-        many = isinstance(param, (tuple, list))
-        inner = [with_softmax(p) if _is_jaxpr(p) else p for p in (param if many else (param,))]
-        if any(new is not old for new, old in zip(inner, param if many else (param,), strict=True)):
-            changed[name] = type(param)(inner) if many else inner[0]  # type: ignore[call-arg]
-    return eqn.replace(params={**eqn.params, **changed}) if changed else eqn
-
-
-def _is_jaxpr(param: Any) -> bool:
-    return hasattr(opened(param)[0], "eqns")
-
-
-def _replaced(eqn: Any, makers: dict[Any, Any]) -> Any:
-    if eqn.primitive.name != "div":
-        return eqn
-    top, below = (_maker(v, makers) for v in eqn.invars)
-    while below is not None and below.primitive.name in _BETWEEN:
-        below = _maker(below.invars[0], makers)
-    if top is None or below is None or (top.primitive.name, below.primitive.name) != ("exp", "reduce_sum"):
-        return eqn
-    summed = below.invars[0]
-    if (cast := _maker(summed, makers)) is not None and cast.primitive.name == "convert_element_type":
-        summed = cast.invars[0]
-    (z,), axes = top.invars, tuple(below.params["axes"])
-    if summed is not eqn.invars[0] or z.aval.shape != eqn.outvars[0].aval.shape:
-        return eqn
-    shape = jax.ShapeDtypeStruct(z.aval.shape, z.aval.dtype)
-    (whole,) = opened(jax.make_jaxpr(lambda x: _softmax(x, axes))(shape))[0].eqns
-    return eqn.replace(
-        primitive=whole.primitive, params=whole.params, invars=list(top.invars), effects=whole.effects
-    )
-
-
-def _maker(atom: Any, makers: dict[Any, Any]) -> Any:
-    return makers.get(atom) if not hasattr(atom, "val") else None
-
-
-def is_softmax(eqn: Any) -> bool:
-    """Whether an equation is one of the two functions here."""
-    return eqn.params.get("name") in (FORWARD, BACKWARD)
-
-
-def softmax_rule(eqn: Any, laws: Sequence[Law], name: Any) -> list[Law]:
-    """The law of either function."""
-    inner, _ = opened(called(eqn))
-    axes = frozenset(next(e.params["axes"] for e in inner.eqns if e.primitive.name == "reduce_sum"))
-    laws = [as_float(x) for x in laws]
-    if eqn.params["name"] == FORWARD:
-        return [probabilities(laws[0], axes, name)]
-    return [pulled_back(laws[0], laws[1], axes, name)]
+softmax.defvjp(_forward, _backward)
 
 
 def probabilities(z: Law, axes: Axes, name: Any) -> Law:
