@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jinit
@@ -90,7 +91,8 @@ def train(
     runs = len(jax.tree.leaves(params)[0])
     keys = jax.random.split(jax.random.key(1), seeds or runs)[jnp.arange(runs) % (seeds or runs)]
     optimizer = optax.adam(1e-3) if optimizer is None else optimizer
-    return program(apply, optimizer, steps=steps, batch=batch)(params, keys, data)
+    shares = NamedSharding(_mesh(runs), P("runs"))  # wherever the parameters come from
+    return program(apply, optimizer, steps=steps, batch=batch)(*jax.device_put((params, keys), shares), data)
 
 
 def compare(

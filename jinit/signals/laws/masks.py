@@ -47,10 +47,10 @@ def of_mask(x: Array, shape: Sequence[int], name: Hashable) -> Law:
 def of_masked(x: Array, shape: Sequence[int], name: Hashable) -> Law:
     """The law of an array some entries of which stand for minus infinity, the others being any numbers."""
     values = np.asarray(x, node_dtype(x.dtype))
-    grid, weights, roots = _grid(values > LOW, name)
+    grid, weights, roots = _grid(xp.asarray(values > LOW), name)
     kept = np.quantile(values[values > LOW], np.clip(grid, 0, 1)).astype(values.dtype)
     nodes = np.where(np.asarray(grid) <= 1, kept, values.dtype.type(MASKED))
-    return Law(nodes, weights, roots, tuple(shape), jnp.dtype(x.dtype))
+    return Law(xp.asarray(nodes), weights, roots, tuple(shape), jnp.dtype(x.dtype))
 
 
 def _grid(kept: Array, name: Hashable) -> tuple[Array, tuple[Array, ...], tuple[Root, ...]]:
