@@ -74,6 +74,11 @@ def _asks_for_double(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 class _Functions:
     """Either library's function of that name."""
 
+    def mean(self, x: Any, axis: Any = None, *, keepdims: bool = False) -> Any:
+        """The mean; NaN of no entries, without NumPy's warning."""
+        total = self.sum(x, axis=axis, keepdims=keepdims)
+        return total / np.asarray(x.size / max(total.size, 1), total.dtype)
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         function = _either(name)
         setattr(self, name, function)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.align import SIZES, levels_by_variance
@@ -27,94 +27,9 @@ from jinit.signals.laws.law import (
     squared,
     without,
 )
+from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.moving import relabelled
 from jinit.signals.laws.pointwise import LIMIT, TIDY, grid_of, narrowed, spread, union, weights_of
-
-
-@dataclasses.dataclass(frozen=True)
-class Contraction:
-    """How the axes of two operands meet.
-
-    Indices of the result and of the sum are numbered together: first the axes of the result, then what is
-    summed over.
-
-    Attributes:
-      axes: for either operand and each of its axes, the indices that it moves with.
-      free: for either operand, its axes that the other lacks and the result keeps.
-      shape: of the result.
-      counts: number of terms of each summed index, a mean where padding makes it differ.
-      squares: mean square of that number.
-      shared: for the tap of a window, the place it moves with and how many taps meet entries at both of two
-        places, on average.
-    """
-
-    axes: tuple[Sequence[Axes], Sequence[Axes]]
-    free: tuple[Axes, Axes]
-    shape: tuple[int, ...]
-    counts: Mapping[int, float]
-    squares: Mapping[int, float]
-    shared: Mapping[int, tuple[int, float]] = dataclasses.field(default_factory=dict)
-
-
-def of_dot(eqn: Any) -> Contraction:
-    """The axes of a `dot_general`."""
-    (summed, batch) = eqn.params["dimension_numbers"]
-    shape = eqn.outvars[0].aval.shape
-    after, counts, maps, frees = len(batch[0]), {}, [], []
-    for side in (0, 1):
-        operand = eqn.invars[side].aval.shape
-        free = [i for i in range(len(operand)) if i not in summed[side] and i not in batch[side]]
-        places = {axis: k for k, axis in enumerate(batch[side])}
-        places |= {axis: after + k for k, axis in enumerate(free)}
-        places |= {axis: len(shape) + k for k, axis in enumerate(summed[side])}
-        counts |= {len(shape) + k: float(operand[axis]) for k, axis in enumerate(summed[side])}
-        maps.append([frozenset([places[i]]) for i in range(len(operand))])
-        frees.append(frozenset(free))
-        after += len(free)
-    squares = {k: n**2 for k, n in counts.items()}
-    return Contraction((maps[0], maps[1]), (frees[0], frees[1]), tuple(shape), counts, squares)
-
-
-def of_convolution(eqn: Any) -> Contraction:
-    """The axes of a `conv_general_dilated`: each spatial axis of the signal moves with a place and a tap."""
-    p = eqn.params
-    lhs, rhs, out = p["dimension_numbers"]
-    signal, kernel, shape = (v.aval.shape for v in (*eqn.invars[:2], eqn.outvars[0]))
-    rank, channels = len(shape), len(shape)
-    maps: tuple[list[Axes], list[Axes]] = ([frozenset()] * rank, [frozenset()] * rank)
-    grouped, batched = p["feature_group_count"] > 1, p["batch_group_count"] > 1
-    maps[0][lhs[0]] = frozenset([out[0]] + ([out[1]] if batched else []))
-    maps[0][lhs[1]] = frozenset([channels] + ([out[1]] if grouped else []))
-    maps[1][rhs[0]], maps[1][rhs[1]] = frozenset([out[1]]), frozenset([channels])
-    counts = {channels: float(kernel[rhs[1]])}
-    squares, shared = {channels: counts[channels] ** 2}, {}
-    for k in range(rank - 2):
-        tap = channels + 1 + k
-        maps[0][lhs[2 + k]], maps[1][rhs[2 + k]] = frozenset([out[2 + k], tap]), frozenset([tap])
-        taps = taps_of(
-            signal[lhs[2 + k]], kernel[rhs[2 + k]], shape[out[2 + k]], p["window_strides"][k],
-            p["padding"][k], p["lhs_dilation"][k], p["rhs_dilation"][k],
-        )  # fmt: skip
-        number = taps.sum(axis=1)
-        counts[tap], squares[tap] = float(number.mean()), float((number**2).mean())
-        shared[tap] = out[2 + k], float((taps.mean(axis=0) ** 2).sum())
-    free = frozenset(i for i in range(rank) if i != lhs[1]), frozenset([rhs[0]])
-    return Contraction((maps[0], maps[1]), free, tuple(shape), counts, squares, shared)
-
-
-def taps_of(
-    size: int,
-    window: int,
-    places: int,
-    stride: int,
-    padding: tuple[int, int],
-    dilation: int,
-    window_dilation: int,
-) -> np.ndarray:
-    """Whether a tap meets an entry, rather than padding or a hole: `[place, tap]`, zeros and ones."""
-    at = np.arange(places)[:, None] * stride + np.arange(window)[None] * window_dilation - padding[0]
-    meets = (at >= 0) & (at <= (size - 1) * dilation) & (at % dilation == 0)
-    return meets.astype(np.float64)
 
 
 def contract(
@@ -140,43 +55,71 @@ def contract(
     summed = frozenset(how.counts)
     if grid_of([_quiet(law, summed) for law in laws]) > LIMIT:
         laws = [narrowed(law) for law in laws]
-    quiet, means, variances = [], [], []
-    for law in laws:
-        varying = [i for i, r in enumerate(law.roots) if r.axes & summed]
-        mean, found = spread_by_axes(law, varying)
-        quiet.append(without(law, varying, mean))
-        means.append(mean)
-        variances.append({axes: without(law, varying, v) for axes, v in found.items()})
+    quiet = [_still_and_moving(law, summed)[0] for law in laws]
     roots = union(quiet)
     mean = _product(quiet, roots) * xp.asarray(math.prod(how.counts.values()), quiet[0].nodes.dtype)
-    still = [{frozenset[int](): dataclasses.replace(q, nodes=squared(q.nodes))} for q in quiet]
     spreads: dict[Axes, Any] = {}
-    fixed_a, fixed_b = (x.fixed_sums & summed for x in laws)
-    for (own_a, x), (own_b, y) in _pairs(still, variances):
-        if (fixed_a & own_a) - own_b or (fixed_b & own_b) - own_a:
+    for (one, along_a), (other, along_b) in itertools.product(*map(_by_cotangent, laws)):
+        _add_spreads(spreads, (one, other), along_a | along_b, how, roots, weight)
+    squeezed = [dataclasses.replace(r, axes=frozenset(i for i in r.axes if i < rank)) for r in roots]
+    law = Law(mean, weights_of(quiet, roots), tuple(squeezed), how.shape, jnp.dtype(dtype))
+    linear = any(x.is_linear for x in laws)
+    out = normal_sum_of(law, spreads, name, linear=linear, common=weight is not None)
+    fixed = [
+        frozenset(f for f in mine.sums_left(frozenset().union(*other)) if max(f) < rank)
+        for mine, other in zip(laws, reversed(how.axes), strict=True)
+    ]
+    return dataclasses.replace(out, fixed_sums=fixed[0] | fixed[1])
+
+
+def _by_cotangent(law: Law) -> list[tuple[Law, Axes]]:
+    """A gradient, linear in its cotangents, as what comes of each, and the axes along which that differs.
+
+    A cotangent may stay the same along a sum. What it is multiplied by differs along its axes all the same.
+    """
+    ours = [i for i, r in enumerate(law.roots) if r.kind == COTANGENT]
+    parts = []
+    for i in ours:
+        others = [k for k in ours if k != i]
+        parts.append((without(law, others, average(law, others)), law.roots[i].axes))
+    return parts or [(law, frozenset())]
+
+
+def _still_and_moving(law: Law, summed: Axes) -> tuple[Law, dict[Axes, Law]]:
+    """The mean over the roots that vary along the sum, and by axes the variances of what they add to it."""
+    varying = [i for i, r in enumerate(law.roots) if r.axes & summed]
+    mean, found = spread_by_axes(law, varying)
+    return without(law, varying, mean), {axes: without(law, varying, v) for axes, v in found.items()}
+
+
+def _add_spreads(
+    spreads: dict[Axes, Array],
+    laws: tuple[Law, Law],
+    along: Axes,
+    how: Contraction,
+    roots: tuple[Root, ...],
+    weight: int | None,
+) -> None:
+    """The variances of sums of products of which a factor varies, by the axes along which they differ."""
+    rank, summed, real = len(how.shape), frozenset(how.counts), all_axes(how.shape)
+    parts = [_still_and_moving(law, summed) for law in laws]
+    still = [{frozenset[int](): dataclasses.replace(q, nodes=squared(q.nodes))} for q, _ in parts]
+    for (own_a, x), (own_b, y) in _pairs(still, [moving for _, moving in parts]):
+        if laws[0].adds_to_nothing(summed, own_a, own_b) or laws[1].adds_to_nothing(summed, own_b, own_a):
             continue  # what is the same for all terms meets a sum that does not vary
         moving = own_a | own_b
         terms = math.prod(how.counts[k] if k in moving else how.squares[k] for k in summed)
-        axes = frozenset(i for i in moving if i < rank) & all_axes(how.shape)
+        axes = frozenset(i for i in moving | along if i < rank) & real
         if weight is not None and not (own_a, own_b)[weight]:
-            axes = all_axes(how.shape)
+            axes = real
         value = _product((x, y), roots)
         # Two places share only those taps that padding leaves to both.
         still_at = {k: how.shared[k] for k in summed & how.shared.keys() if how.shared[k][0] not in moving}
         common = math.prod(both / how.counts[k] for k, (_, both) in still_at.items() if how.counts[k])
         _add(spreads, axes, value * xp.asarray(terms * common, value.dtype))
         if common < 1:
-            places = frozenset(place for place, _ in still_at.values()) & all_axes(how.shape)
+            places = frozenset(place for place, _ in still_at.values()) & real
             _add(spreads, axes | places, value * xp.asarray(terms * (1 - common), value.dtype))
-    squeezed = [dataclasses.replace(r, axes=frozenset(i for i in r.axes if i < rank)) for r in roots]
-    law = Law(mean, weights_of(quiet, roots), tuple(squeezed), how.shape, jnp.dtype(dtype))
-    linear = any(x.is_linear for x in laws)
-    out = normal_sum_of(law, spreads, name, linear=linear, common=weight is not None)
-    fixed = [
-        frozenset(k for k in mine.fixed_sums if k < rank) - frozenset().union(*other)
-        for mine, other in zip(laws, reversed(how.axes), strict=True)
-    ]
-    return dataclasses.replace(out, fixed_sums=fixed[0] | fixed[1])
 
 
 def _quiet(law: Law, summed: Axes) -> Law:
@@ -256,15 +199,14 @@ def total(law: Law, axes: Axes, shape: Sequence[int], name: Hashable, *, keep: b
       counts: number of terms along each axis, if not all.
     """
     n = {i: float(law.shape[i]) for i in axes} if counts is None else dict(counts)
-    fixed = law.fixed_sums & axes if counts is None else frozenset()
     varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
     mean, found = spread_by_axes(law, varying)
     out = without(law, varying, mean * xp.asarray(math.prod(n.values()), mean.dtype))
-    out = dataclasses.replace(out, shape=tuple(shape), fixed_sums=law.fixed_sums - axes)
+    out = dataclasses.replace(out, shape=tuple(shape), fixed_sums=_left_of_sums(law, axes, counts))
     spread_out: Any = 0.0
     left: Axes = frozenset()
     for moving, variance in found.items():
-        if moving & fixed:
+        if counts is None and law.adds_to_nothing(axes, moving):
             continue
         terms = math.prod(n[i] if i in moving else n[i] ** 2 for i in n)
         spread_out = spread_out + xp.squeeze(variance, tuple(varying)) * xp.asarray(terms, variance.dtype)
@@ -274,3 +216,8 @@ def total(law: Law, axes: Axes, shape: Sequence[int], name: Hashable, *, keep: b
         return out
     root = Root(name, left, COTANGENT if law.is_linear else SIGNAL, average=not keep)
     return plus_normal(out, spread_out, root, 64 if keep else 5)
+
+
+def _left_of_sums(law: Law, axes: Axes, counts: Mapping[int, float] | None) -> frozenset[Axes]:
+    """The fixed sums of a sum over `axes`: along what is left of each, unless over windows."""
+    return law.sums_left(axes) if counts else frozenset(f - axes for f in law.fixed_sums) - {frozenset()}

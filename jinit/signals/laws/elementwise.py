@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Hashable
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from jinit._compat import bind
 from jinit.signals.laws.arrays import is_traced, near
-from jinit.signals.laws.law import Axes, Law
+from jinit.signals.laws.law import MASK, Axes, Law
 from jinit.signals.laws.masks import marked
 from jinit.signals.laws.pointwise import pointwise
 
@@ -52,18 +53,20 @@ def _run(eqn: Any, nodes: list[Any]) -> list[Any]:
 def _unmasked(laws: list[Law]) -> Law | None:
     """What comes back from a softmax, where a mask is put on it: what is masked is zero already."""
     cases = laws[1:]
-    back = [x for x in cases if x.is_linear and x.fixed_sums]
+    by_mask = all(r.kind == MASK for r in laws[0].roots)
+    back = [x for x in cases if by_mask and x.is_linear and x.fixed_sums]
     rest = [x for x in cases if x.roots]
     return back[0] if len(back) == 1 and len(rest) == 1 else None
 
 
-def _fixed_sums(kind: str, laws: list[Law]) -> Axes:
+def _fixed_sums(kind: str, laws: list[Law]) -> frozenset[Axes]:
     """Along which axes the sum of the result is fixed as well."""
     if kind in ("add", "add_any", "sub", "neg"):
         # A maximum that is subtracted before the exponential gets back the sum of a row: nothing.
         random = [x for x in laws if x.roots and (is_traced(x.nodes) or x.nodes.any())]
-        return frozenset.intersection(*(x.fixed_sums for x in random)) if random else frozenset()
+        combined = itertools.product(*(x.fixed_sums for x in random)) if random else ()
+        return frozenset(frozenset().union(*sets) for sets in combined)
     if kind in ("mul", "div"):
         first, other = (laws[0], laws[1]) if kind == "div" or laws[0].fixed_sums else (laws[1], laws[0])
-        return first.fixed_sums - other.axes_varying()
+        return first.sums_left(other.axes_varying())
     return frozenset()

@@ -42,6 +42,7 @@ from jinit.signals.laws.values import (
     held,
     of_examples,
     of_weight,
+    with_fixed_sums,
 )
 from jinit.signals.laws.wholes import is_whole, whole_rule
 
@@ -227,8 +228,9 @@ def contraction(eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:
     for i, x in enumerate(ins):
         if isinstance(x, Held) and jnp.issubdtype(x.dtype, jnp.floating):
             examples = frozenset(range(len(x.shape))) - how.free[i] if gradient else how.free[i]
-            whole = x.source == {PARAMS}
-            laws.append(of_weight(x, (at, i)) if whole else of_examples(x, examples, (at, i)))
+            law = of_weight(x, (at, i)) if x.source == {PARAMS} else of_examples(x, examples, (at, i))
+            summed = frozenset(k for k, to in enumerate(how.axes[i]) if to and to <= how.counts.keys())
+            laws.append(with_fixed_sums(law, x, summed))
         else:
             laws.append(as_law(x, (at, i)))
     if broken := [x for x in laws if isinstance(x, Unknown)]:

@@ -15,6 +15,7 @@ from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.extremes import chance_of_being_largest
 from jinit.signals.laws.law import (
     COTANGENT,
+    SIGNAL,
     Axes,
     Law,
     Root,
@@ -104,5 +105,5 @@ def to_the_largest(
         dtype=out.dtype,
         fixed_sums=frozenset(),
     )
-    root = Root(name, all_axes(shape), COTANGENT if cotangent.is_linear else cotangent.roots[0].kind)
+    root = Root(name, all_axes(shape), COTANGENT if cotangent.is_linear else SIGNAL)
     return plus_normal(out, chance * second * xp.asarray(windows, second.dtype), root, 2)

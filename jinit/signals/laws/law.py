@@ -56,8 +56,8 @@ class Law:
       dtype: its dtype; nodes are held in at least float32.
       is_normal: whether an entry is known to be a constant plus a normal for each root.
       origin: where in the program it was made, which tells equal laws from equal variables.
-      fixed_sums: axes along which entries add up to the sum of their means: to one in a softmax, to zero in
-        what comes back from it.
+      fixed_sums: sets of axes, along all of which together entries add up to the sum of their means: to one
+        in a softmax, to zero where a mean was subtracted, and in what comes back from either.
     """
 
     nodes: Array
@@ -67,7 +67,7 @@ class Law:
     dtype: Any = dataclasses.field(metadata={"static": True})
     is_normal: bool = dataclasses.field(default=False, metadata={"static": True})
     origin: Hashable = dataclasses.field(default=None, metadata={"static": True})
-    fixed_sums: Axes = dataclasses.field(default=frozenset(), metadata={"static": True})
+    fixed_sums: frozenset[Axes] = dataclasses.field(default=frozenset(), metadata={"static": True})
 
     @property
     def is_linear(self) -> bool:
@@ -87,6 +87,14 @@ class Law:
     def axes_varying(self) -> Axes:
         """Axes along which entries differ."""
         return frozenset().union(*(r.axes for r in self.roots))
+
+    def adds_to_nothing(self, summed: Axes, own: Axes, other: Axes = frozenset()) -> bool:
+        """Whether the sum of what differs along `own`, times what does along `other`, is a fixed one."""
+        return any(f <= summed and f & own and not f & other for f in self.fixed_sums)
+
+    def sums_left(self, axes: Axes) -> frozenset[Axes]:
+        """The fixed sums along none of these axes."""
+        return frozenset(f for f in self.fixed_sums if not f & axes)
 
 
 def all_axes(shape: Sequence[int]) -> Axes:

@@ -151,7 +151,7 @@ def _join(old: Value, new: Value, name: Name) -> Value:
     if not jnp.issubdtype(a.dtype, jnp.inexact):
         return Unknown("a loop carries whole numbers that depend on signals")
     form = canonical(a, levels, name, linear=a.is_linear or b.is_linear)
-    return dataclasses.replace(form, origin=name)
+    return dataclasses.replace(form, origin=name, fixed_sums=frozenset())
 
 
 def _lawful(x: Value, name: Name) -> Law | Unknown:
@@ -175,7 +175,11 @@ def _like(new: Value, old: Value, name: Name) -> Value:
     levels = tuple(r.axes for r in old.roots)
     out = canonical(as_float(law), levels, name, linear=old.is_linear)
     return dataclasses.replace(
-        out, nodes=out.nodes.astype(old.nodes.dtype), roots=old.roots, origin=old.origin
+        out,
+        nodes=out.nodes.astype(old.nodes.dtype),
+        roots=old.roots,
+        origin=old.origin,
+        fixed_sums=frozenset(),
     )
 
 

@@ -29,9 +29,15 @@ def relabelled(
         axes = frozenset().union(*(axis_map[i] for i in root.axes)) & real
         name = rename(root) if rename is not None else root.name
         roots.append(dataclasses.replace(root, name=name, axes=axes))
-    alone = [i for i in law.fixed_sums if len(axis_map[i]) == 1 and axis_map.count(axis_map[i]) == 1]
-    fixed = frozenset[int]().union(*(axis_map[i] for i in alone)) & real
+    fixed = frozenset(_moved(axes, axis_map) & real for axes in law.fixed_sums) - {frozenset()}
     return dataclasses.replace(law, roots=tuple(roots), shape=tuple(shape), fixed_sums=fixed)
+
+
+def _moved(axes: Axes, axis_map: AxisMap) -> Axes:
+    """Where a set of axes stands now, or nowhere if others came to stand there too."""
+    to = frozenset[int]().union(*(axis_map[i] for i in axes))
+    shared = any(axis_map[i] & to for i in range(len(axis_map)) if i not in axes)
+    return frozenset() if shared else to
 
 
 def broadcast(law: Law, dimensions: Sequence[int], shape: Sequence[int]) -> Law:
@@ -114,7 +120,7 @@ def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int]
 def rearranged(law: Law, axes: Axes, shape: Sequence[int], tag: Hashable) -> Law:
     """Entries picked or reordered along `axes`, which stay where they are: slices, flips."""
     same = [frozenset([i]) for i in range(len(law.shape))]
-    law = dataclasses.replace(law, fixed_sums=law.fixed_sums - axes)
+    law = dataclasses.replace(law, fixed_sums=law.sums_left(axes))
     return relabelled(law, same, shape, lambda r: (r.name, tag) if r.axes & axes else r.name)
 
 
@@ -157,7 +163,7 @@ def gathered(law: Law, eqn: Any, name: Hashable) -> Law:
             (frozenset([place[i]]) if i in place else frozenset()) | (batch if partial else frozenset())
         )
         picked |= {i} if partial else set()
-    law = dataclasses.replace(law, fixed_sums=law.fixed_sums - picked)
+    law = dataclasses.replace(law, fixed_sums=law.sums_left(frozenset(picked)))
     return relabelled(law, axis_map, shape, lambda r: (r.name, name) if r.axes & picked else r.name)
 
 

@@ -8,18 +8,13 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
+import numpy as np
 
 from jinit.signals.laws import moving
 from jinit.signals.laws.arrays import xp
-from jinit.signals.laws.contracting import (
-    Contraction,
-    contract,
-    of_convolution,
-    of_dot,
-    taps_of,
-    total,
-)
+from jinit.signals.laws.contracting import contract, total
 from jinit.signals.laws.extremes import maximum
+from jinit.signals.laws.holding import unknown
 from jinit.signals.laws.largest import to_the_largest
 from jinit.signals.laws.law import (
     COTANGENT,
@@ -32,6 +27,7 @@ from jinit.signals.laws.law import (
     plus_normal,
     squared,
 )
+from jinit.signals.laws.meeting import Contraction, of_convolution, of_dot, taps_of
 from jinit.signals.laws.moving import relabelled
 from jinit.signals.laws.pointwise import cast, pointwise
 
@@ -88,6 +84,16 @@ def _reduce_sum(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
     shape = [1 if i in axes else n for i, n in enumerate(law.shape)]
     summed = total(law, axes, shape, name)
     return [relabelled(summed, _dropped(axes, len(shape)), eqn.outvars[0].aval.shape)]
+
+
+def _psum(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
+    """The sum over an axis that `jax.vmap` had a name for."""
+    if not all(isinstance(i, (int, np.integer)) for i in eqn.params["axes"]):
+        return unknown(eqn, "`psum` over devices has no rule")  # type: ignore[return-value]
+    return [
+        _reduce_sum(eqn.replace(outvars=[out]), [law], (name, i))[0]
+        for i, (out, law) in enumerate(zip(eqn.outvars, laws, strict=True))
+    ]
 
 
 def _reduce_max(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
@@ -182,6 +188,7 @@ RULES: dict[str, Rule] = {
     "dot_general": contracted,
     "conv_general_dilated": contracted,
     "reduce_sum": _reduce_sum,
+    "psum": _psum,
     "reduce_max": _reduce_max,
     "reduce_min": _reduce_min,
     "reduce_window_sum": _window_sum,

@@ -83,7 +83,7 @@ def probabilities(z: Law, axes: Axes, name: Any) -> Law:
     nodes = xp.stack([p - spread, p + spread], axis=-1) / whole[..., None]
     coin = Root(name, frozenset[int]().union(*(z.roots[i].axes for i in varying)))
     weights = (*z.weights, xp.full(2, 0.5, e.dtype))
-    return Law(nodes, weights, (*z.roots, coin), z.shape, z.dtype, fixed_sums=axes)
+    return Law(nodes, weights, (*z.roots, coin), z.shape, z.dtype, fixed_sums=frozenset([axes]))
 
 
 def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
@@ -113,7 +113,7 @@ def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
             spreads[along | own] = spreads[along | own] + value if along | own in spreads else value
     zero = constant(xp.zeros((), p.nodes.dtype), p.shape, cotangent.dtype)
     out = normal_sum_of(zero, spreads, name, linear=cotangent.is_linear)
-    return dataclasses.replace(out, fixed_sums=axes)
+    return dataclasses.replace(out, fixed_sums=frozenset([axes]))
 
 
 def _count(law: Law, axes: Axes) -> float:

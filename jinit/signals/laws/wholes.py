@@ -1,23 +1,25 @@
-"""Functions whose derivative is better known as a whole than equation by equation: softmax, the maximum."""
+"""Functions whose derivative is better known as a whole than equation by equation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jinit._compat import opened
 from jinit.jaxprs.graph import called
-from jinit.signals.laws import largest, softmax
+from jinit.signals.laws import centring, largest, softmax
 from jinit.signals.laws.law import Axes, Law, as_float
 
 _BETWEEN = ("broadcast_in_dim", "reshape", "convert_element_type")
 
 
 def with_wholes(jaxpr: Any) -> Any:
-    """The jaxpr, in which every `exp(z) / Σ exp(z)` and every maximum along axes is one equation."""
+    """The jaxpr, in which softmax, a maximum along axes, and a mean subtracted are one equation each."""
     inside, _ = opened(jaxpr)
     makers = {v: eqn for eqn in inside.eqns for v in eqn.outvars}
     eqns = [_replaced(_entered(eqn), makers) for eqn in inside.eqns]
@@ -49,6 +51,11 @@ def _replaced(eqn: Any, makers: dict[Any, Any]) -> Any:
         return _in_place_of(eqn, largest.largest, eqn.invars[0], tuple(eqn.params["axes"]))
     if eqn.primitive.name == "reduce_min" and jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.floating):
         return _in_place_of(eqn, largest.smallest, eqn.invars[0], tuple(eqn.params["axes"]))
+    if eqn.primitive.name == "sub":
+        if (axes := _of_mean_subtracted(eqn, makers)) is not None:
+            return _in_place_of(eqn, centring.centre, eqn.invars[0], axes)
+        if (varied := _of_variance(eqn, makers)) is not None:
+            return _in_place_of(eqn, centring.variance, *varied, tuple(eqn.outvars[0].aval.shape))
     return eqn
 
 
@@ -67,13 +74,93 @@ def _of_softmax(eqn: Any, makers: dict[Any, Any]) -> tuple[Any, tuple[int, ...]]
     return (z, axes) if fits else None
 
 
+def _of_mean_subtracted(eqn: Any, makers: dict[Any, Any]) -> tuple[int, ...] | None:
+    """The axes, of `x` less its mean along them."""
+    x, mean = eqn.invars
+    axes = _axes_averaged(mean, x, makers)
+    if axes is None or eqn.outvars[0].aval.shape != x.aval.shape:
+        return None
+    return (
+        axes if mean.aval.shape == tuple(1 if i in axes else n for i, n in enumerate(x.aval.shape)) else None
+    )
+
+
+def _of_variance(eqn: Any, makers: dict[Any, Any]) -> tuple[Any, tuple[int, ...]] | None:
+    """`x` and the axes, of `E[x²] − E[x]²`."""
+    if (mean := _of_square(eqn.invars[1], makers)) is None:
+        return None
+    for square, axes in _averaged(eqn.invars[0], makers):
+        if (x := _of_square(square, makers)) is not None:
+            return (x, axes) if axes == _axes_averaged(mean, x, makers) else None
+    return None
+
+
+def _axes_averaged(mean: Any, x: Any, makers: dict[Any, Any]) -> tuple[int, ...] | None:
+    """The axes along which `mean` is the mean of `x`; at most axes of one entry came in since."""
+    x = _uncast(x, makers)
+    return next((axes for atom, axes in _averaged(mean, makers) if atom is x), None)
+
+
+def _averaged(atom: Any, makers: dict[Any, Any]) -> Iterator[tuple[Any, tuple[int, ...]]]:
+    """All that `atom` is a mean of, each with the axes averaged over."""
+    scale, axes = 1.0, frozenset[int]()
+    while (maker := _maker(atom, makers)) is not None:
+        kind, operand = maker.primitive.name, maker.invars[0]
+        longer, after = _longer(operand.aval.shape), _longer(atom.aval.shape)
+        if kind in ("reduce_sum", "psum"):
+            if not all(isinstance(i, (int, np.integer)) for i in maker.params["axes"]):
+                return
+            kept = [i for i in range(operand.aval.ndim) if i not in maker.params["axes"]]
+            axes = frozenset(range(operand.aval.ndim)) - {kept[i] for i in range(len(kept)) if i not in axes}
+            scale *= operand.aval.size / atom.aval.size
+        elif kind in ("div", "mul") and (by := _number(maker.invars[1])):
+            scale = scale / by if kind == "div" else scale * by
+        elif kind in _BETWEEN and [operand.aval.shape[i] for i in longer] == [
+            atom.aval.shape[i] for i in after
+        ]:
+            place = dict(zip(after, longer, strict=True))
+            axes = frozenset(place[i] for i in axes if i in place)
+        else:
+            return
+        atom = operand
+        if axes and math.isclose(scale, 1, rel_tol=1e-3):
+            yield atom, tuple(sorted(axes))
+
+
+def _longer(shape: Sequence[int]) -> list[int]:
+    """The axes of more than one entry."""
+    return [i for i, n in enumerate(shape) if n > 1]
+
+
+def _of_square(atom: Any, makers: dict[Any, Any]) -> Any:
+    """`x`, of its square."""
+    maker = _maker(_uncast(atom, makers), makers)
+    if maker is None:
+        return None
+    kind, x = maker.primitive.name, maker.invars[0]
+    is_product = kind == "mul" and maker.invars[1] is x
+    return x if kind == "square" or is_product or maker.params.get("y") == 2 else None
+
+
+def _uncast(atom: Any, makers: dict[Any, Any]) -> Any:
+    while (maker := _maker(atom, makers)) is not None and maker.primitive.name == "convert_element_type":
+        atom = maker.invars[0]
+    return atom
+
+
+def _number(atom: Any) -> float:
+    """The number that an atom is, or nothing."""
+    value = getattr(atom, "val", None)
+    return float(value) if value is not None and not atom.aval.shape else 0.0
+
+
 def _maker(atom: Any, makers: dict[Any, Any]) -> Any:
     return makers.get(atom) if not hasattr(atom, "val") else None
 
 
-def _in_place_of(eqn: Any, function: Any, operand: Any, axes: tuple[int, ...]) -> Any:
+def _in_place_of(eqn: Any, function: Any, operand: Any, *settings: tuple[int, ...]) -> Any:
     shape = jax.ShapeDtypeStruct(operand.aval.shape, operand.aval.dtype)
-    (whole,) = opened(jax.make_jaxpr(lambda x: function(x, axes))(shape))[0].eqns
+    (whole,) = opened(jax.make_jaxpr(lambda x: function(x, *settings))(shape))[0].eqns
     return eqn.replace(
         primitive=whole.primitive, params=whole.params, invars=[operand], effects=whole.effects
     )
@@ -99,4 +186,5 @@ _RULES = {
     softmax.FORWARD: lambda x, axes, name: softmax.probabilities(x[0], axes, name),
     softmax.BACKWARD: lambda x, axes, name: softmax.pulled_back(x[0], x[1], axes, name),
     largest.BACKWARD: _pullback_of_largest,
+    centring.CENTRED: lambda x, axes, name: centring.minus_mean(x[0], axes),
 }

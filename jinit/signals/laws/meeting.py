@@ -1,0 +1,97 @@
+"""How the axes of two operands meet in a contraction."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jinit.signals.laws.law import Axes
+
+
+@dataclasses.dataclass(frozen=True)
+class Contraction:
+    """How the axes of two operands meet.
+
+    Indices of the result and of the sum are numbered together: first the axes of the result, then what is
+    summed over.
+
+    Attributes:
+      axes: for either operand and each of its axes, the indices that it moves with.
+      free: for either operand, its axes that the other lacks and the result keeps.
+      shape: of the result.
+      counts: number of terms of each summed index, a mean where padding makes it differ.
+      squares: mean square of that number.
+      shared: for the tap of a window, the place it moves with and how many taps meet entries at both of two
+        places, on average.
+    """
+
+    axes: tuple[Sequence[Axes], Sequence[Axes]]
+    free: tuple[Axes, Axes]
+    shape: tuple[int, ...]
+    counts: Mapping[int, float]
+    squares: Mapping[int, float]
+    shared: Mapping[int, tuple[int, float]] = dataclasses.field(default_factory=dict)
+
+
+def of_dot(eqn: Any) -> Contraction:
+    """The axes of a `dot_general`."""
+    (summed, batch) = eqn.params["dimension_numbers"]
+    shape = eqn.outvars[0].aval.shape
+    after, counts, maps, frees = len(batch[0]), {}, [], []
+    for side in (0, 1):
+        operand = eqn.invars[side].aval.shape
+        free = [i for i in range(len(operand)) if i not in summed[side] and i not in batch[side]]
+        places = {axis: k for k, axis in enumerate(batch[side])}
+        places |= {axis: after + k for k, axis in enumerate(free)}
+        places |= {axis: len(shape) + k for k, axis in enumerate(summed[side])}
+        counts |= {len(shape) + k: float(operand[axis]) for k, axis in enumerate(summed[side])}
+        maps.append([frozenset([places[i]]) for i in range(len(operand))])
+        frees.append(frozenset(free))
+        after += len(free)
+    squares = {k: n**2 for k, n in counts.items()}
+    return Contraction((maps[0], maps[1]), (frees[0], frees[1]), tuple(shape), counts, squares)
+
+
+def of_convolution(eqn: Any) -> Contraction:
+    """The axes of a `conv_general_dilated`: each spatial axis of the signal moves with a place and a tap."""
+    p = eqn.params
+    lhs, rhs, out = p["dimension_numbers"]
+    signal, kernel, shape = (v.aval.shape for v in (*eqn.invars[:2], eqn.outvars[0]))
+    rank, channels = len(shape), len(shape)
+    maps: tuple[list[Axes], list[Axes]] = ([frozenset()] * rank, [frozenset()] * rank)
+    grouped, batched = p["feature_group_count"] > 1, p["batch_group_count"] > 1
+    maps[0][lhs[0]] = frozenset([out[0]] + ([out[1]] if batched else []))
+    maps[0][lhs[1]] = frozenset([channels] + ([out[1]] if grouped else []))
+    maps[1][rhs[0]], maps[1][rhs[1]] = frozenset([out[1]]), frozenset([channels])
+    counts = {channels: float(kernel[rhs[1]])}
+    squares, shared = {channels: counts[channels] ** 2}, {}
+    for k in range(rank - 2):
+        tap = channels + 1 + k
+        maps[0][lhs[2 + k]], maps[1][rhs[2 + k]] = frozenset([out[2 + k], tap]), frozenset([tap])
+        taps = taps_of(
+            signal[lhs[2 + k]], kernel[rhs[2 + k]], shape[out[2 + k]], p["window_strides"][k],
+            p["padding"][k], p["lhs_dilation"][k], p["rhs_dilation"][k],
+        )  # fmt: skip
+        number = taps.sum(axis=1)
+        counts[tap], squares[tap] = float(number.mean()), float((number**2).mean())
+        shared[tap] = out[2 + k], float((taps.mean(axis=0) ** 2).sum())
+    free = frozenset(i for i in range(rank) if i != lhs[1]), frozenset([rhs[0]])
+    return Contraction((maps[0], maps[1]), free, tuple(shape), counts, squares, shared)
+
+
+def taps_of(
+    size: int,
+    window: int,
+    places: int,
+    stride: int,
+    padding: tuple[int, int],
+    dilation: int,
+    window_dilation: int,
+) -> np.ndarray:
+    """Whether a tap meets an entry, rather than padding or a hole: `[place, tap]`, zeros and ones."""
+    at = np.arange(places)[:, None] * stride + np.arange(window)[None] * window_dilation - padding[0]
+    meets = (at >= 0) & (at <= (size - 1) * dilation) & (at % dilation == 0)
+    return meets.astype(np.float64)
