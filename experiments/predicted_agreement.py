@@ -63,6 +63,33 @@ class Convolutional(nn.Module):
         return nn.Dense(64)(x.reshape(x.shape[0], -1))
 
 
+class Normalized(nn.Module):
+    """BatchNorm before every ReLU: of dense layers, or of convolutions with a mean over all places."""
+
+    convolutions: bool
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        """Three normalized layers."""
+        for _ in range(3):
+            layer = nn.Conv(64, (3, 3)) if self.convolutions else nn.Dense(256)
+            x = nn.relu(nn.BatchNorm(use_running_average=False)(layer(x)))
+        return nn.Dense(64)(x.mean((1, 2)) if self.convolutions else x)
+
+
+class Mixer(nn.Module):
+    """MLP-Mixer."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        """Two blocks that mix tokens, then channels."""
+        for _ in range(2):
+            h = nn.LayerNorm()(x).swapaxes(1, 2)
+            x = x + nn.Dense(x.shape[1])(nn.gelu(nn.Dense(128)(h))).swapaxes(1, 2)
+            x = x + nn.Dense(128)(nn.gelu(nn.Dense(512)(nn.LayerNorm()(x))))
+        return nn.Dense(32)(nn.LayerNorm()(x).mean(1))
+
+
 class Patches(nn.Module):
     """A small vision transformer."""
 
@@ -105,12 +132,19 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "linen: RMSNorm, SwiGLU, residual sums, width 128": lambda: linen(Gated(), normal(32, 128)),
     "haiku: MLP of gelu, width 256": haiku,
     "equinox: MLP of tanh, width 256": equinox,
+    "linen: BatchNorm in training, MLP of ReLU, width 256": lambda: linen(
+        Normalized(convolutions=False), normal(64, 128), mutable=["batch_stats"]
+    ),
+    "linen: BatchNorm in training, convolutions, mean over all places, 64 channels": lambda: linen(
+        Normalized(convolutions=True), normal(64, 12, 12, 16), mutable=["batch_stats"]
+    ),
     "linen: BatchNorm in training, max- and average pooling, zero padding, 64 channels": lambda: linen(
         Convolutional(), normal(16, 16, 16, 8), mutable=["batch_stats"]
     ),
     "linen: vision transformer, one block, 16 patches, width 128": lambda: linen(
         Patches(), normal(8, 16, 16, 3)
     ),
+    "linen: MLP-Mixer, two blocks, 64 tokens, width 128": lambda: linen(Mixer(), normal(8, 64, 128)),
     "linen: transformer, two blocks, 32 tokens, width 128": lambda: linen(
         nn.Sequential([nn.Embed(512, 128), Block(), Block(), nn.LayerNorm(), nn.Dense(64)]),
         jnp.asarray(np.random.default_rng(0).integers(0, 512, (4, 32)), jnp.int32),

@@ -171,7 +171,9 @@ def test_what_sums_to_zero_does_not_see_the_mean_of_a_weight(standardized, drawn
     plan = jinit.plan([("*", jinit.positive(jinit.lecun_normal()))])
     shapes = {"a": jax.ShapeDtypeStruct((256, 64), "float32")}
     x = jax.nn.standardize(jax.random.normal(jax.random.key(0), (32, 256))) + 1
-    record = jinit.predict(apply, weights=plan, backward=False)(shapes, x if drawn else jax.eval_shape(lambda: x))["a"]
+    record = jinit.predict(apply, weights=plan, backward=False)(
+        shapes, x if drawn else jax.eval_shape(lambda: x)
+    )["a"]
     assert record.output is not None
     mean, variance = plan.laws(apply)(shapes, x)["a"]
     expected = 256 * variance if standardized else 256 * 2 * variance + (256 * mean) ** 2

@@ -1,10 +1,11 @@
-"""Laws on fewer roots: brought to a standard form, or several roots paired into one."""
+"""Laws on fewer roots: brought to a standard form, one root for each set of axes."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -31,10 +32,6 @@ Levels = tuple[Axes, ...]
 
 # Nodes for each level of the standard form, by the number of levels; the last level is an entry's own.
 SIZES = {0: (), 1: (128,), 2: (64, 256), 3: (12, 16, 64), 4: (4, 12, 6, 48)}
-# Points for each level when several roots are paired.
-POINTS = {0: (), 1: (1024,), 2: (128, 512), 3: (24, 32, 256), 4: (8, 12, 16, 128)}
-# The same where gradients take part.
-FEW_POINTS = {0: (), 1: (1024,), 2: (64, 256), 3: (8, 16, 128), 4: (4, 8, 8, 64)}
 MOST = 4
 
 
@@ -46,15 +43,17 @@ class LevelMoments:
     variances: tuple[Array, ...]
 
 
-def levels_of(*laws: Law) -> Levels:
+def levels_of(*laws: Law, among: Collection[Root] | None = None) -> Levels:
     """The sets of axes along which roots vary, those shared by most entries first, four at most."""
-    found = {r.axes for law in laws for r in law.roots}
+    found = {r.axes for law in laws for r in law.roots if among is None or r in among}
     if len(found) <= MOST or any(is_traced(law.nodes) for law in laws):
         return limited(found)
     sums = dict.fromkeys(found, 0.0)
     for law in laws:
         x = as_float(law).nodes
         for i, root in enumerate(law.roots):
+            if root.axes not in sums:
+                continue
             alone = average(law, [k for k in range(len(law.roots)) if k != i], x)
             sums[root.axes] += float(np.ravel(average(law, of=squared(alone - average(law, [i], alone))))[0])
     return limited(found, importance=_weighed(sums, laws[0].shape))
@@ -106,6 +105,26 @@ def level_moments(law: Law, levels: Levels) -> LevelMoments:
     means = _level_means(law, levels)
     variances = [average(law, of=squared(a - b)).reshape(()) for a, b in zip(means[1:], means, strict=False)]
     return LevelMoments(means[0].reshape(()), tuple(variances))
+
+
+def covariances(a: Law, b: Law, levels: Levels) -> tuple[Array, ...]:
+    """Of the parts of every level: that of the functions of common roots that the two are on average."""
+    common = [r for r in a.roots if r in b.roots]
+    a, b = (_of_roots_alone(law, common) for law in (a, b))
+    pairs = zip(_level_means(a, levels), _level_means(b, levels), strict=True)
+    steps = [(x1 - x0) * (y1 - y0) for (x0, y0), (x1, y1) in itertools.pairwise(pairs)]
+    return tuple(average(a, of=step).reshape(()) for step in steps)
+
+
+def _of_roots_alone(law: Law, roots: Sequence[Root]) -> Law:
+    """The mean given these roots, in this order."""
+    others = [i for i, r in enumerate(law.roots) if r not in roots]
+    alone = without(law, others, average(law, others))
+    order = [alone.roots.index(r) for r in roots]
+    weights = tuple(alone.weights[i] for i in order)
+    return dataclasses.replace(
+        alone, nodes=xp.transpose(alone.nodes, order), weights=weights, roots=tuple(roots)
+    )
 
 
 def _level_means(law: Law, levels: Levels) -> list[Array]:
@@ -165,7 +184,7 @@ def normal_sum(
 def fewer_cotangents(law: Law, name: Hashable) -> Law:
     """A gradient with one cotangent root for each level, and the same moments given its other roots."""
     ours = [i for i, r in enumerate(law.roots) if r.kind == COTANGENT]
-    levels = limited({law.roots[i].axes for i in ours})
+    levels = _levels_of_cotangents(law, ours)
     means, x = [], law.nodes
     for level in reversed(range(len(levels))):
         here = [i for i in ours if level_of(law.roots[i], levels) == level]
@@ -177,6 +196,18 @@ def fewer_cotangents(law: Law, name: Hashable) -> Law:
         spread = variance.nodes.reshape(variance.nodes.shape + (1,) * i)
         out = plus_normal(out, spread, Root((name, i), axes, COTANGENT), 2)
     return out
+
+
+def _levels_of_cotangents(law: Law, ours: Sequence[int]) -> Levels:
+    """The sets of axes along which a gradient's cotangents vary; by the squares of what comes of each."""
+    found = {law.roots[i].axes for i in ours}
+    if len(found) <= MOST or is_traced(law.nodes):
+        return limited(found)
+    sums = dict.fromkeys(found, 0.0)
+    for i in ours:
+        alone = average(law, [k for k in ours if k != i])
+        sums[law.roots[i].axes] += float(np.ravel(average(law, of=squared(alone)))[0])
+    return limited(found, importance=_weighed(sums, law.shape))
 
 
 def _is_canonical(law: Law, levels: Levels, kind: str, sizes: tuple[int, ...]) -> bool:
@@ -228,55 +259,3 @@ def _with_moments(law: Law, levels: Levels, wanted: LevelMoments) -> Law:
     # Where squares overflow, as those of what stands for minus infinity in a mask, shape alone is kept.
     finite = xp.isfinite(xp.sum(xp.stack(wanted.variances)) if wanted.variances else wanted.mean)
     return dataclasses.replace(law, nodes=xp.where(finite, out, law.nodes))
-
-
-def paired(laws: Sequence[Law], roots: Sequence[Root], name: Hashable) -> list[Law]:
-    """The laws on one new root for each level, whose points pair the nodes of all roots of that level.
-
-    Points of a low-discrepancy sequence, as in Kronecker's: the first root runs through its nodes in order,
-    the next ones in steps of irrational numbers. Gradients and averages stay on roots of their own.
-    """
-    free = [r for r in roots if r.kind != COTANGENT and not r.average]
-    levels = limited({r.axes for r in free})
-    weights = {r: w for law in laws for r, w in zip(law.roots, law.weights, strict=True)}
-    index: dict[Root, tuple[int, Array]] = {}
-    points = FEW_POINTS if any(r.kind == COTANGENT for r in roots) else POINTS
-    for k, count in enumerate(points[len(levels)]):
-        members = [r for r in free if level_of(r, levels) == k]
-        for j, root in enumerate(members):
-            mass = xp.cumsum(weights[root])
-            at = xp.searchsorted(mass / mass[-1], xp.asarray(_sequence(count, j), mass.dtype))
-            index[root] = k, xp.clip(at, 0, mass.size - 1)
-    new = tuple(Root((name, "pair", k), axes) for k, axes in enumerate(levels))
-    return [_indexed(law, index, new) for law in laws]
-
-
-def _sequence(count: int, j: int) -> np.ndarray:
-    """Coordinate `j` of a sequence of `count` points that fill the unit cube evenly."""
-    k = np.arange(count)
-    if j == 0:
-        return (k + 0.5) / count
-    return (0.5 + k * math.sqrt([5, 2, 3, 7, 11, 13, 17, 19][(j - 1) % 8]) / 2) % 1.0
-
-
-def _indexed(law: Law, index: dict[Root, tuple[int, Array]], new: tuple[Root, ...]) -> Law:
-    moved = [i for i, r in enumerate(law.roots) if r in index]
-    stay = [i for i, r in enumerate(law.roots) if r not in index]
-    used = sorted({index[law.roots[i]][0] for i in moved})
-    at = []
-    for i in range(len(law.roots)):
-        if i in moved:
-            level, points = index[law.roots[i]]
-            at.append(points.reshape([-1 if k == level else 1 for k in used] + [1] * len(stay)))
-        else:
-            shape = [1] * len(used) + [-1 if k == i else 1 for k in stay]
-            at.append(xp.arange(law.nodes.shape[i]).reshape(shape))
-    counts = [next(p.size for k, p in index.values() if k == level) for level in used]
-    dtype = jnp.float32 if not jnp.issubdtype(law.nodes.dtype, jnp.inexact) else xp.real(law.nodes).dtype
-    even = tuple(xp.full(n, 1 / n, dtype) for n in counts)
-    return dataclasses.replace(
-        law,
-        nodes=pick(law.nodes, *at) if at else law.nodes,
-        weights=(*even, *(law.weights[i] for i in stay)),
-        roots=(*(new[k] for k in used), *(law.roots[i] for i in stay)),
-    )

@@ -29,7 +29,7 @@ from jinit.signals.laws.law import (
 )
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.moving import relabelled
-from jinit.signals.laws.pointwise import LIMIT, TIDY, grid_of, narrowed, spread, union, weights_of
+from jinit.signals.laws.pointwise import LAYER, LIMIT, TIDY, grid_of, narrowed, spread, union, weights_of
 
 
 def contract(
@@ -156,9 +156,11 @@ def normal_sum_of(
     """`mean` plus a normal for each set of axes."""
     levels = levels_by_variance(spreads, mean.shape, common=common)
     mean = dataclasses.replace(mean, is_normal=not mean.roots)
-    if linear or mean.nodes.size * math.prod(SIZES[len(levels)]) > TIDY:
+    sizes = _sizes_beside(mean, len(levels))
+    if linear or mean.nodes.size * math.prod(sizes) > TIDY:
         mean, spreads = _all_normal(mean, spreads)
         levels = levels_by_variance(spreads, mean.shape, common=common)
+        sizes = SIZES[len(levels)]
     kind = COTANGENT if linear else SIGNAL
     totals = [xp.zeros((), mean.nodes.dtype)] * len(levels)
     for axes, variance in spreads.items():
@@ -168,8 +170,19 @@ def normal_sum_of(
     for i, (axes, variance) in enumerate(zip(levels, totals, strict=True)):
         if variance.ndim:
             variance = variance.reshape(variance.shape + (1,) * i)
-        out = plus_normal(out, variance, Root((name, i), axes, kind), SIZES[len(levels)][i])
+        out = plus_normal(out, variance, Root((name, i), axes, kind), sizes[i])
     return out
+
+
+def _sizes_beside(mean: Law, count: int) -> tuple[int, ...]:
+    """Nodes for each of so many levels, beside the roots of `mean`."""
+    if not count:
+        return ()
+    together = SIZES[min(len(mean.roots) + count, max(SIZES))][-count:]
+    sizes = [min(a, b) for a, b in zip(SIZES[count], together, strict=True)]
+    while mean.nodes.size * math.prod(sizes) > LAYER and max(sizes) > 4:
+        sizes[sizes.index(max(sizes))] -= 1
+    return tuple(sizes)
 
 
 def _all_normal(mean: Law, spreads: dict[Axes, Array]) -> tuple[Law, dict[Axes, Array]]:

@@ -59,13 +59,19 @@ def _unmasked(laws: list[Law]) -> Law | None:
     return back[0] if len(back) == 1 and len(rest) == 1 else None
 
 
+def _is_fixed(law: Law, axes: Axes) -> bool:
+    """Whether the sum along these axes is fixed, be it because entries are the same along them."""
+    return any(f <= axes for f in law.fixed_sums) or not law.axes_varying() & axes
+
+
 def _fixed_sums(kind: str, laws: list[Law]) -> frozenset[Axes]:
     """Along which axes the sum of the result is fixed as well."""
     if kind in ("add", "add_any", "sub", "neg"):
         # A maximum that is subtracted before the exponential gets back the sum of a row: nothing.
         random = [x for x in laws if x.roots and (is_traced(x.nodes) or x.nodes.any())]
-        combined = itertools.product(*(x.fixed_sums for x in random)) if random else ()
-        return frozenset(frozenset().union(*sets) for sets in combined)
+        fixed = {f for x in random for f in x.fixed_sums}
+        fixed |= {f | g for f, g in itertools.combinations(fixed, 2)}
+        return frozenset(f for f in fixed if all(_is_fixed(x, f) for x in random))
     if kind in ("mul", "div"):
         first, other = (laws[0], laws[1]) if kind == "div" or laws[0].fixed_sums else (laws[1], laws[0])
         return first.sums_left(other.axes_varying())

@@ -14,14 +14,15 @@ from jinit.signals.laws.align import (
     LevelMoments,
     Levels,
     canonical,
+    covariances,
     fewer_cotangents,
     level_moments,
     levels_of,
     normal_sum,
-    paired,
 )
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.law import COTANGENT, MASK, Law, Root, forget_averages, node_dtype
+from jinit.signals.laws.pairing import paired
 
 # The largest grid to work on. Kept small for another reason, too: programs compiled by XLA for CPU (jaxlib
 # 0.10.2) were seen to crash on grids of seven axes and 2**19 nodes or more.
@@ -29,6 +30,8 @@ LIMIT = 2**18
 # The largest grid of a signal to work on further.
 TIDY = 2**16
 MOST_COTANGENTS = 4
+# The largest grid of a layer's output: as many cotangents on two nodes each meet it in the backward pass.
+LAYER = LIMIT // 2**MOST_COTANGENTS
 # Nodes for each level of a signal that meets much else.
 NARROW = {0: (), 1: (128,), 2: (12, 32), 3: (4, 4, 24), 4: (2, 4, 4, 12)}
 
@@ -51,7 +54,9 @@ def pointwise(
     if any(map(_has_mask, laws)) and grid_of(laws) > TIDY:
         laws = [narrowed(x) for x in laws]
     exact = _exact(kind, laws)
-    if exact and kind != "mul" and all(x.is_normal and not x.is_linear and x.roots for x in laws):
+    apart = len(laws) == 2 and not set(laws[0].roots) & set(laws[1].roots)
+    normals = all(x.is_normal and not x.is_linear and x.roots for x in laws)
+    if exact and kind != "mul" and apart and normals:
         levels = levels_of(*laws)
         return [normal_sum(exact(levels), levels, shape, outs[0].dtype, name)]
     if grid_of(laws) > LIMIT and any(x.is_linear for x in laws):
@@ -137,19 +142,18 @@ def _held(x: Array, dtype: Any) -> Array:
 
 
 def _exact(kind: str, laws: Sequence[Law]) -> Callable[[Levels], LevelMoments] | None:
-    """Exact moments of a sum, difference or product of two laws that share no root."""
-    if (
-        kind not in ("add", "add_any", "sub", "mul")
-        or len(laws) != 2
-        or set(laws[0].roots) & set(laws[1].roots)
-    ):
+    """Exact moments of a sum or difference of two laws, or of a product if they share no root."""
+    if kind not in ("add", "add_any", "sub", "mul") or len(laws) != 2:
+        return None
+    if kind == "mul" and set(laws[0].roots) & set(laws[1].roots):
         return None
 
     def moments(levels: Levels) -> LevelMoments:
         a, b = (level_moments(x, levels) for x in laws)
         if kind != "mul":
-            mean = a.mean - b.mean if kind == "sub" else a.mean + b.mean
-            return LevelMoments(mean, tuple(v + w for v, w in zip(a.variances, b.variances, strict=True)))
+            sign = -1 if kind == "sub" else 1
+            both = zip(a.variances, b.variances, covariances(laws[0], laws[1], levels), strict=True)
+            return LevelMoments(a.mean + sign * b.mean, tuple(v + w + 2 * sign * c for v, w, c in both))
         second = [a.mean**2, b.mean**2]
         variances = []
         for v, w in zip(a.variances, b.variances, strict=True):

@@ -135,15 +135,33 @@ def _of_examples(value: Held, varying: tuple[int, ...], name: Hashable) -> Law:
         pieces.append((frozenset([0]), own_of_example, 6))
         pieces.append((frozenset(places), xp.mean(x, axis=0, keepdims=True) - common, 8))
     rest = x - sum(piece for _, piece, _ in pieces)
-    pieces.append((frozenset(varying[:-1]), rest, 48 if places else 64))
+    left: Any = sum(parts.values())
+    pieces = [
+        (own, piece, size) for own, piece, size in pieces if not _is_chance(own, parts, varying, x.shape)
+    ]
+    left = left - sum(parts[own] for own, _, _ in pieces)
+    pieces.append((frozenset(varying[:-1]), rest, 48 if pieces else 128))
     nodes, weights, roots = xp.zeros((), x.dtype), [], []
     for k, (own, piece, size) in enumerate(pieces):
         points, w = _quantiles(piece.reshape(-1), size)
-        scaled = _with_variance(points, w, parts[own])
+        scaled = _with_variance(points, w, left if piece is rest else parts[own])
         nodes = nodes[..., None] + scaled.reshape((1,) * k + (-1,))
         weights.append(w)
         roots.append(Root((name, k), own | {varying[-1]}))
     return _on_roots(value, nodes, tuple(weights), tuple(roots))
+
+
+def _is_chance(own: Axes, parts: dict[Axes, Array], varying: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether what entries share, alone along `own` and the last axis, is what independent ones would.
+
+    Of `n` entries each the means then have `1/n` of the variance, known to three times `√(2/d)` by `d` means.
+    """
+    total = sum(parts.values())
+    if is_traced(total):
+        return False
+    n = math.prod(shape[i] for i in varying[:-1] if i not in own)
+    d = math.prod(shape[i] for i in own) * shape[varying[-1]]
+    return bool(parts[own] * n < 3 * math.sqrt(2 / d) * total)
 
 
 def _with_variance(nodes: Array, weights: Array, variance: Array) -> Array:
