@@ -201,3 +201,12 @@ def test_no_mean_subtracted(apply):
     assert predicted is not None
     assert found is not None
     assert 0.7 < predicted.second_moment / found.second_moment < 1.4
+
+
+def test_inputs_that_share_nothing_keep_their_mean():
+    """`E[1/x²]` of inputs far from zero, of which no axis shares more than chance would have it."""
+    x = 5 + jax.random.normal(jax.random.key(0), (16, 24, 32))
+    shapes = {"a": jax.ShapeDtypeStruct((32, 8), "float32")}
+    record = jinit.predict(lambda p, x: (1 / x) @ p["a"], weights=lambda path: 1 / 32)(shapes, x)["a"]
+    assert record.output is not None
+    np.testing.assert_allclose(record.output.second_moment, jnp.mean(1 / x**2), rtol=0.01)

@@ -97,10 +97,11 @@ def as_law(value: Value, name: Hashable) -> Law | Unknown:
         return _on_roots(
             value, nodes, (xp.full(size, 1 / size, jnp.float32),), (Root(name, frozenset(varying)),)
         )
-    if 0 in varying and len(varying) > 1 and value.source != {PARAMS}:
-        return _of_examples(value, varying, name)
-    size = 8 if value.source == {PARAMS} else 64
-    nodes, weights = _quantiles(x.reshape(-1).astype(node_dtype(dtype)), size)
+    if len(varying) > 1:
+        return _of_rows(value, varying, name)
+    nodes, weights = _quantiles(
+        x.reshape(-1).astype(node_dtype(dtype)), 8 if value.source == {PARAMS} else 64
+    )
     return _on_roots(value, nodes, (weights,), (Root(name, frozenset(varying)),))
 
 
@@ -120,27 +121,28 @@ def _quantiles(x: Array, size: int) -> tuple[Array, Array]:
     return xp.mean(x) + nodes * xp.sqrt(wants / xp.maximum(has, tiny)), weights
 
 
-def _of_examples(value: Held, varying: tuple[int, ...], name: Hashable) -> Law:
-    """What the entries of all examples, along axis 0, have in common, and the rest.
+def _of_rows(value: Held, varying: tuple[int, ...], name: Hashable) -> Law:
+    """What the rows along the first axis, be they examples, have in common along the last one, and the rest.
 
     Of an array of more than two axes also what the positions of one example share.
     """
     x = value.array.astype(node_dtype(value.dtype))
-    places = varying[1:-1]
+    first, places = varying[0], varying[1:-1]
     parts = components_of(x, varying[:-1])
-    common = xp.mean(x, axis=(0, *places), keepdims=True)
+    common = xp.mean(x, axis=(first, *places), keepdims=True)
     own_of_example = xp.mean(x, axis=places, keepdims=True) - common if places else None
     pieces = [(frozenset[int](), common, 4 if places else 24)]
     if places:
-        pieces.append((frozenset([0]), own_of_example, 6))
-        pieces.append((frozenset(places), xp.mean(x, axis=0, keepdims=True) - common, 8))
-    rest = x - sum(piece for _, piece, _ in pieces)
+        pieces.append((frozenset([first]), own_of_example, 6))
+        pieces.append((frozenset(places), xp.mean(x, axis=first, keepdims=True) - common, 8))
     left: Any = sum(parts.values())
     pieces = [
         (own, piece, size) for own, piece, size in pieces if not _is_chance(own, parts, varying, x.shape)
     ]
     left = left - sum(parts[own] for own, _, _ in pieces)
-    pieces.append((frozenset(varying[:-1]), rest, 48 if pieces else 128))
+    rest = x - sum(piece for _, piece, _ in pieces)
+    alone = 8 if value.source == {PARAMS} else 128
+    pieces.append((frozenset(varying[:-1]), rest, 48 if pieces else alone))
     nodes, weights, roots = xp.zeros((), x.dtype), [], []
     for k, (own, piece, size) in enumerate(pieces):
         points, w = _quantiles(piece.reshape(-1), size)

@@ -155,7 +155,9 @@ def _number(atom: Any) -> float:
 
 
 def _maker(atom: Any, makers: dict[Any, Any]) -> Any:
-    return makers.get(atom) if not hasattr(atom, "val") else None
+    """The equation that makes a value of others, if one does."""
+    maker = makers.get(atom) if not hasattr(atom, "val") else None
+    return maker if maker is not None and maker.invars else None
 
 
 def _in_place_of(eqn: Any, function: Any, operand: Any, *settings: tuple[int, ...]) -> Any:
