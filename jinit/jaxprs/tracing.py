@@ -51,7 +51,13 @@ def split(params: PyTree, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
     traced = [_is_parameter(x) if i < num_leaves else _is_traced(x) for i, x in enumerate(leaves)]
     held = tuple((i, _hashable(x)) for i, x in enumerate(leaves) if not traced[i])
     num_params = sum(traced[:num_leaves])
-    return Signature(tree, held, num_params), [x for x, t in zip(leaves, traced, strict=True) if t]
+    return Signature(tree, held, num_params), [_as_held(x) for x, t in zip(leaves, traced, strict=True) if t]
+
+
+def _as_held(x: Any) -> Any:
+    """NumPy's 64-bit arrays in the dtype that JAX will hold them in."""
+    numbers = isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind in "iufc"
+    return x.astype(jax.typeof(x).dtype, copy=False) if numbers else x
 
 
 def _is_traced(leaf: Any) -> bool:

@@ -86,9 +86,10 @@ def init(apply: Callable[..., PyTree], plan: Plan, *, out_shardings: PyTree = No
         places = shardings_of(params, leaves, paths, keys, out_shardings, caller=CALLER)
         kept = [_kept(path, leaf, keys) for path, leaf in zip(paths, leaves, strict=True)]
         artist = Artist(keys, places, caller=CALLER)
-        for guess in likely(plan.rules, zip(paths, leaves, strict=True)):
+        shapes = abstract(params)
+        for guess in likely(plan.rules, zip(paths, jax.tree.leaves(shapes), strict=True)):
             artist.prepare(guess)  # compiles while `apply` is traced
-        uses = audit(apply)(abstract(params), *inputs, **kwargs)
+        uses = audit(apply)(shapes, *inputs, **kwargs)
         drawn = artist.draw(assigned(plan.rules, uses, caller=CALLER).values())
         return jax.tree.unflatten(
             tree, [drawn.get(path, leaf) for path, leaf in zip(paths, kept, strict=True)]
@@ -118,7 +119,8 @@ def abstract(params: PyTree) -> PyTree:
     def shape_of(leaf: Any) -> Any:
         if _is_key(leaf) or not _is_array(leaf):
             return leaf
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        aval = jax.typeof(leaf)  # dtypes as JAX will hold them
+        return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
 
     return jax.tree.map(shape_of, params)
 
