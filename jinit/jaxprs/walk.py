@@ -17,6 +17,7 @@ from jax import lax
 
 from jinit._compat import Literal, bind, opened, scan_arity, vary, varying_axes
 from jinit._typing import Array, PyTree
+from jinit.jaxprs.again import Origin, contract, origin_of
 from jinit.jaxprs.graph import Address, called
 from jinit.jaxprs.sites import Site
 from jinit.jaxprs.tracing import Program
@@ -56,8 +57,9 @@ class Visitor(Protocol):
 
 
 def walk(
-    program: Program, sites: Sequence[Site], arrays: Sequence[Array], visitor: Visitor, extras: Extras
-) -> tuple[list[Array], Parts]:
+    program: Program, sites: Sequence[Site], arrays: Sequence[Array], visitor: Visitor, extras: Extras, *,
+    frugal: bool = False,
+) -> tuple[list[Array], Parts]:  # fmt: skip
     """Run `program` on `arrays`.
 
     Args:
@@ -67,13 +69,20 @@ def walk(
       visitor: called at every site while tracing.
       extras: for each site index a pytree whose leaves have the leading axes `site.lengths`, handed
         to the visitor step by step.
+      frugal: whether signals that are cheap to make are made again going backward, instead of being kept.
 
     Returns:
       The outputs, flat, and the parts; inside a `scan` a part has a leading axis `[length]`.
     """
-    walker = _Walker(visitor, *_index(sites))
+    signals = {site.address: site.signal for site in sites if frugal and _can_be_made_again(site)}
+    walker = _Walker(visitor, *_index(sites), signals)
     outs, parts = walker.body(program.jaxpr, program.consts, list(arrays), (), extras)
     return [jnp.asarray(x) for x in outs], parts  # an output may be a number that stands in the program
+
+
+def _can_be_made_again(site: Site) -> bool:
+    floating = all(jnp.issubdtype(x.dtype, jnp.inexact) for x in site.operands)
+    return site.signal is not None and floating and site.output.size > 0 and site.regions <= {"scan"}
 
 
 def _index(sites: Sequence[Site]) -> tuple[dict, dict, dict]:
@@ -96,30 +105,38 @@ class _Walker:
     enters: dict[Address, list[int]]
     leaves: dict[Address, list[tuple[int, int]]]
     inside: dict[Address, list[int]]
+    signals: dict[Address, int | None]  # of the sites whose signal may be made again
 
     def body(
         self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Array], at: Address, extras: Extras
     ) -> tuple[list[Array], Parts]:
         env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
         env.update(zip(jaxpr.invars, args, strict=True))
+        makers: dict[Any, Any] = {}
         parts: Parts = {}
 
         def read(atom: Any) -> Any:
             return atom.val if isinstance(atom, Literal) else env[atom]
 
         for i, eqn in enumerate(jaxpr.eqns):
-            outs, new = self.equation(eqn, [read(v) for v in eqn.invars], (*at, i), extras)
+            here, origin = (*at, i), None
+            if (signal := self.signals.get(here)) is not None:
+                origin = origin_of(eqn, signal, makers, read)
+            outs, new = self.equation(eqn, [read(v) for v in eqn.invars], here, extras, origin)
             parts.update(new)
             env.update(zip(eqn.outvars, outs, strict=True))
+            makers.update(dict.fromkeys(eqn.outvars, eqn))
         return [read(v) for v in jaxpr.outvars], parts
 
-    def equation(self, eqn: Any, ins: list[Any], at: Address, extras: Extras) -> tuple[list[Any], Parts]:
+    def equation(
+        self, eqn: Any, ins: list[Any], at: Address, extras: Extras, origin: Origin | None
+    ) -> tuple[list[Any], Parts]:
         if at in self.inside:
             return EMIT[eqn.primitive.name](self, eqn, ins, at, extras)
         parts: Parts = {}
         for index in self.enters.get(at, ()):
             ins, parts[index, "enter"] = self.visitor.enter(index, ins, extras.get(index))
-        outs = bind(eqn, ins)
+        outs = bind(eqn, ins) if origin is None else contract(eqn, ins, origin)
         for index, position in self.leaves.get(at, ()):
             outs[position], parts[index, "leave"] = self.visitor.leave(
                 index, outs[position], extras.get(index)
@@ -140,7 +157,7 @@ def _call(walker: _Walker, eqn: Any, ins: list[Any], at: Address, extras: Extras
 
 
 def _remat(walker: _Walker, eqn: Any, ins: list[Any], at: Address, extras: Extras) -> Any:
-    run = walker.inner(called(eqn), (*at, 0))
+    run = dataclasses.replace(walker, signals={}).inner(called(eqn), (*at, 0))
     again = jax.checkpoint(run, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"])
     return again(ins, walker.extras_at(at, extras))
 

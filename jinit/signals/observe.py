@@ -158,7 +158,7 @@ def observe(
     taps = _Taps(gauge, sites.sites)
 
     def run(probes: Extras) -> tuple[list[Array], Parts]:
-        return walk(program, sites.sites, arrays, taps, probes)
+        return walk(program, sites.sites, arrays, taps, probes, frugal=backward)
 
     if not backward:
         outs, parts = run({})
