@@ -20,6 +20,9 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Bounds are for float32, and a GPU takes products of it in TF32 by default: 10 bits instead of 23. On a CPU
+# results are the same bit for bit with this and without.
+jax.config.update("jax_default_matmul_precision", "highest")
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +32,17 @@ def _promotion(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture
+def on_cpu(cpus: list[jax.Device]) -> Iterator[None]:
+    """Computes on a CPU, whatever the default backend is.
+
+    For tests that compare bits with those on the CPU devices, or of one formula in two programs: a GPU rounds
+    divisions and roots otherwise than the compiler does where it knows the operands.
+    """
+    with jax.default_device(cpus[0]):
         yield
 
 

@@ -12,6 +12,8 @@ from jinit._typing import Array
 from jinit.signals.moments import Moments
 from jinit.signals.records import Record
 
+_NEAR = 1e-3  # relative distance of a deviation from the one asked for that is no problem
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Calibration(Record):
       changed: paths of the parameters that were changed for this site.
       unit_error: with `per_unit`, the largest `error` of the units.
       verified: whether `output` was measured on the parameters that are returned.
+      together: where the factor was found by repeated passes, variance over target of all outputs that it is
+        for, at all steps: one where they have it on average. None for the others.
 
     Example:
       >>> import jax, jax.numpy as jnp, jinit
@@ -52,6 +56,7 @@ class Calibration(Record):
     changed: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
     unit_error: Array | None = None
     verified: bool = dataclasses.field(default=False, metadata={"static": True})
+    together: Array | None = None
 
     @property
     def error(self) -> Array:
@@ -71,8 +76,10 @@ class Calibration(Record):
         if self.output is None:
             return self.note
         count, error = np.asarray(self.output.count), np.asarray(self.error)
-        if np.all(error[count > 0] < 1e-3) and np.all(count > 0):
+        if np.all(error[count > 0] < _NEAR) and np.all(count > 0):
             return ""
+        if self.together is not None and not abs(np.sqrt(np.asarray(self.together)) - 1) < _NEAR:
+            return f"{self.note}; {self._cause(count)}"
         return self.note or self._cause(count)
 
     def _cause(self, count: np.ndarray) -> str:
@@ -85,4 +92,9 @@ class Calibration(Record):
             return "NaN or infinite values in its output"
         if np.any(variance <= 1e-10 * np.asarray(seen.second_moment)):
             return "zero variance: all entries of its output are the same"
-        return "the target is out of reach: the bias alone varies more"
+        if self.together is not None:
+            return f"together, its outputs have {float(self.together):.4g} times the variance asked for"
+        if self.factor is None or np.any(np.asarray(self.factor) == 1):
+            return "the target is out of reach: the bias alone varies more"
+        worst = float(np.max(np.asarray(self.error)))
+        return f"measured again, its deviation is off by {worst:.1%}: rounding, of weights or in the network"

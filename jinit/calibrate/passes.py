@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jinit._typing import Array, at_least_float32
 from jinit.calibrate.biases import Bias, find_bias
 from jinit.calibrate.calibration import Calibration
 from jinit.calibrate.knobs import Knobs, Slots, find_knobs
 from jinit.calibrate.rescaler import BATCHES, Found, Rescaler, find_stations
+from jinit.calibrate.search import common_factors
 from jinit.jaxprs.entries import Entries
 from jinit.jaxprs.sites import Analysis
 from jinit.jaxprs.tracing import Program
 from jinit.jaxprs.walk import walk
 from jinit.signals.moments import Moments
 from jinit.signals.records import Records
-
-_CLOSE = 1e-5  # relative distance of a variance from its target at which iterating stops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,48 +123,17 @@ def _over_batches(part: Found) -> Found:
 
 
 def _iterate(plan: Plan, arrays: list[Array]) -> tuple[Array, list[Found]]:
-    """Passes until the sites that share a factor have their target on average.
+    """Passes until the sites that share a factor have their target on average."""
 
-    Each common factor `s` is found by the secant rule on `log variance` as a function of `log s`, together.
-    """
+    def evaluate(log_scales: Array) -> tuple[Array, list[Found]]:
+        found = run_pass(plan, _scaled(plan, arrays, log_scales), exact=True)
+        return jnp.log(_reached(plan, found)), found
 
-    def evaluate(log_scales: Array) -> list[Found]:
-        return run_pass(plan, _scaled(plan, arrays, log_scales), exact=True)
-
-    def step(state: _Search) -> _Search:
-        found = evaluate(state.following)
-        excess = _log_excess(plan, found)
-        moved = state.following - state.here
-        slope = jnp.where(moved == 0, 2.0, (excess - state.excess) / jnp.where(moved == 0, 1.0, moved))
-        deaf = state.deaf | ((moved != 0) & (jnp.abs(slope) < 0.05))
-        move = jnp.clip(-excess / jnp.clip(slope, 0.5, 1e3), -1.0, 1.0)
-        following = jnp.where(
-            deaf, 0.0, jnp.where(jnp.abs(excess) < _CLOSE, state.following, state.following + move)
-        )
-        done = jnp.all(following == state.following) | (state.number + 1 >= plan.max_passes)
-        return _Search(state.number + 1, state.following, following, excess, deaf, found, done)
-
-    zeros = jnp.zeros(plan.knobs.num_groups)
-    empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(evaluate, zeros))
-    start = _Search(jnp.zeros((), jnp.int32), zeros, zeros, zeros, zeros != 0, empty, jnp.zeros((), bool))
-    end = lax.while_loop(lambda s: ~s.done, step, start)
-    return end.here, end.found
+    return common_factors(evaluate, plan.knobs.num_groups, plan.max_passes)
 
 
-class _Search(NamedTuple):
-    """Where the search for the logarithms of the common factors stands; `found` belongs to `here`."""
-
-    number: Array
-    here: Array
-    following: Array
-    excess: Array
-    deaf: Array  # the output does not follow the factor, which stays one
-    found: list[Found]
-    done: Array
-
-
-def _log_excess(plan: Plan, found: list[Found]) -> Array:
-    """For each common factor the log of variance over target, all steps and all its sites together."""
+def _reached(plan: Plan, found: list[Found]) -> Array:
+    """For each common factor variance over target, all steps and all its sites together."""
     sums = [[jnp.zeros(()), jnp.zeros(())] for _ in range(plan.knobs.num_groups)]
     for knob, part, target in zip(plan.knobs.knobs, found, plan.targets, strict=True):
         if knob.group is not None and target is not None:
@@ -177,8 +143,7 @@ def _log_excess(plan: Plan, found: list[Found]) -> Array:
             variance = jnp.where(count > 0, square - count * jnp.square(mean), jnp.zeros_like(square))
             sums[knob.group][0] += variance.astype(jnp.float32)
             sums[knob.group][1] += count.astype(jnp.float32) * target
-    excess = jnp.stack([jnp.log(variance / wanted) for variance, wanted in sums])
-    return jnp.where(jnp.isfinite(excess), excess, jnp.zeros_like(excess))
+    return jnp.stack([variance / wanted for variance, wanted in sums])
 
 
 def _group_exponents(plan: Plan) -> dict[int, tuple[int, float]]:
@@ -237,6 +202,7 @@ def records_of(
 ) -> Records:
     """The records of a calibration."""
     records = Records()
+    reached = None if log_scales is None else _reached(plan, found if checked is None else checked)
     for index, site in enumerate(plan.analysis.sites.sites):
         knob, part = plan.knobs.knobs[index], found[index]
         last = part if checked is None else checked[index]
@@ -254,6 +220,7 @@ def records_of(
             changed=_paths(plan, index, log_scales),
             note=_note(plan, index),
             verified=checked is not None,
+            together=None if reached is None or knob.group is None else reached[knob.group],
         )
         records.update(dict.fromkeys(site.names, record))
     for path, reason in plan.analysis.sites.not_followed.items():

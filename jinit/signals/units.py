@@ -108,7 +108,8 @@ def sum_of_directions(x: Array, examples: tuple[int, ...]) -> tuple[Array, Array
     inverse = jnp.where(
         some, lax.rsqrt(jnp.where(some, squares, jnp.ones_like(squares))), jnp.zeros_like(squares)
     )
-    return jnp.dot(inverse.astype(rows.dtype), rows), jnp.sum(some.astype(squares.dtype))
+    directions = jnp.dot(inverse.astype(rows.dtype), rows, precision="highest")
+    return directions, jnp.sum(some.astype(squares.dtype))
 
 
 def fingerprint(x: Array, units: tuple[int, ...]) -> Array:
@@ -117,7 +118,8 @@ def fingerprint(x: Array, units: tuple[int, ...]) -> Array:
     others = tuple(i for i in range(x.ndim) if i not in units)
     shape = tuple(x.shape[i] for i in others)
     noise = _noise(math.prod(shape), x.dtype).reshape(shape)
-    return jnp.tensordot(noise, x, axes=(tuple(range(len(others))), others)).reshape(-1)
+    axes = tuple(range(len(others))), others
+    return jnp.tensordot(noise, x, axes=axes, precision="highest").reshape(-1)
 
 
 def _noise(n: int, dtype: Any) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -63,10 +64,11 @@ def _bidiagonalize(push: Product, pull: Product, start: Array, large: int, steps
     converged. Where a new vector is nothing but rounding, the space is exhausted and zeros follow.
     """
     eps = jnp.finfo(start.dtype).eps
+    product = functools.partial(jnp.matmul, precision="highest")
 
     def normed(x: Array, basis: Array, scale: Array) -> tuple[Array, Array]:
         for _ in range(2):
-            x = x - basis.T @ (basis @ x)
+            x = x - product(basis.T, product(basis, x))
         norm = jnp.linalg.norm(x)
         some = norm > jnp.asarray(16 * eps, x.dtype) * scale
         unit = jnp.where(some, x / jnp.where(some, norm, jnp.ones_like(norm)), jnp.zeros_like(x))

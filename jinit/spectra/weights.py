@@ -38,7 +38,7 @@ class WeightSpectrum:
       stragglers: number below the lower edge by more than that; none is told for square matrices.
       largest_p_value: probability that independent entries give so large a largest singular value.
       unevenness: largest of `|s / rms(s) − 1|`, near 0 for an orthogonal weight.
-      tolerance: of `unevenness`, from the dtype of the weight.
+      tolerance: of `unevenness`, from the dtype of the weight and the size of the matrix.
       shape: `(rows, columns)` of the matrix.
 
     Example:
@@ -150,7 +150,8 @@ def weight_spectrum(
     declared = _expected(caller, expected, weight.shape)
     beta = 2 if jnp.iscomplexobj(weight) else 1
     reach = marchenko_pastur.edge_quantile(significance, beta)
-    return _compare(matrix, declared, beta, reach, _tolerance(weight.dtype))
+    tolerance = _tolerance(weight.dtype, min(matrix.shape[-2:]))
+    return _compare(matrix, declared, beta, reach, tolerance)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -219,8 +220,12 @@ def _distance(unit: Array, rows: int, columns: int) -> Array:
     return jnp.max(jnp.maximum(jnp.abs(below - steps), jnp.abs(below - steps + 1 / k)), axis=-1)
 
 
-def _tolerance(dtype: Any) -> float:
-    """What rounding the entries of an orthogonal matrix does to its singular values, and a decomposition."""
+def _tolerance(dtype: Any, size: int) -> float:
+    """What rounding the entries of an orthogonal matrix does to its singular values, and a decomposition.
+
+    A decomposition by Jacobi rotations, as on a GPU, errs by one to three roundings for each singular value.
+    """
     if not jnp.issubdtype(dtype, jnp.inexact):
         return 0.0
-    return (64 if jnp.finfo(dtype).bits >= 32 else 4) * float(jnp.finfo(dtype).eps)
+    eps = float(jnp.finfo(dtype).eps)
+    return max(64, 4 * size) * eps if jnp.finfo(dtype).bits >= 32 else 4 * eps

@@ -101,7 +101,10 @@ BROKEN = [
 
 @pytest.mark.parametrize("init", [differs_under_jit, cannot_be_mapped])
 def test_fails_what_does_not_transform(init):
-    names = ["jit = eager", "vmap over keys = loop", "sharded = whole"]
+    names = ["jit = eager", "vmap over keys = loop"]
+    names += (
+        ["sharded = whole"] if jax.device_count() > 1 else []
+    )  # on an accelerator there may be one device
     assert [check.name for check in jinit.check_initializer(init, SHAPE, samples=4000).failures] == names
 
 
@@ -146,7 +149,8 @@ def test_report():
     assert lines[0].split() == ["ok", "shape", "(5,", "3),", "asked", "for", "(5,", "3)"]
     assert "FAILED  mean" in str(report)
     assert report["sharded = whole"].passed is None
-    assert "no axis of (5, 3) divides over" in report["sharded = whole"].detail
+    why = "no axis of (5, 3) divides over" if jax.device_count() > 1 else "one device only"
+    assert why in report["sharded = whole"].detail
     assert report["mean"].statistic is not None
     assert abs(report["mean"].statistic) > report["mean"].threshold == 5.0
 

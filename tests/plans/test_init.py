@@ -46,6 +46,7 @@ def test_adding_a_layer_changes_no_other():
     assert three["a"]["bias"].max() == 0
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_jit_vmap_populations_and_concrete_parameters():
     draw, abstract = jinit.init(mlp, PLAN), shapes("a", "b")
     params = draw(KEY, abstract, X)
@@ -216,6 +217,7 @@ def mesh(cpus):
     return jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2, devices=cpus)
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_out_shardings(mesh):
     whole = jinit.init(mlp, PLAN)(KEY, shapes("a", "b"), X)
     rows, columns = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in (("y",), (None, "y")))
@@ -237,6 +239,7 @@ def test_out_shardings(mesh):
     assert members["b"]["bias"].sharding.is_equivalent_to(spread, 2)
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_specs_of_the_mesh_in_use_and_boxes(mesh, cpus):
     model = nn.Dense(8, kernel_init=nn.with_partitioning(nn.initializers.lecun_normal(), (None, "y")))
     abstract = jax.eval_shape(model.init, KEY, X)

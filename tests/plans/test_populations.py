@@ -68,6 +68,7 @@ def test_bad_keys(key, error, text):
 SHARDED = [jinit.he_normal(), jinit.orthogonal(), user_init]
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("init", SHARDED, ids=name)
 def test_the_same_values_for_every_mesh(init, cpus):
     if len(cpus) < 8:

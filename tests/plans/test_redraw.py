@@ -67,6 +67,7 @@ def test_nnx_state_and_numpy_leaves():
     assert new["b"] is leaves["b"]
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_shardings_are_kept(cpus):
     mesh = jax.sharding.Mesh(np.array(cpus), ("d",))
     sharding = jax.NamedSharding(mesh, jax.P("d"))

@@ -235,7 +235,7 @@ def _nested_quantiles(x: Array, weights: list[Array], shares: list[np.ndarray]) 
         return x
     by = x
     for w in reversed(weights[1:]):
-        by = by @ w
+        by = xp.matmul(by, w)
     order = xp.argsort(by)
     first = pick(weights[0], order)
     mass = xp.cumsum(first)

@@ -161,7 +161,7 @@ def _averaged(x: Array, weights: Array, axis: int) -> Array:
     """As a product with a vector, which takes no array of the size of `x`."""
     before, size, after = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
     rows = x.reshape(before, size) if after == 1 else x.reshape(before, size, after)
-    out = rows @ weights if after == 1 else xp.matmul(weights, rows)
+    out = xp.matmul(rows, weights) if after == 1 else xp.matmul(weights, rows)
     return out.reshape(*x.shape[:axis], 1, *x.shape[axis + 1 :])
 
 

@@ -201,7 +201,7 @@ def components_of(x: Array, free: Sequence[int]) -> dict[Axes, Array]:
         over = tuple(i for k in averaged for i in groups[k])
         seen.append(xp.mean(squared((xp.mean(x, axis=over, keepdims=True) if over else x) - mean)))
     system = [[math.prod(1 / sizes[k] for k in a & s) for s in sets] for a in sets]
-    solved = xp.asarray(np.linalg.inv(system), x.dtype) @ xp.stack(seen)
+    solved = xp.matmul(xp.asarray(np.linalg.inv(system), x.dtype), xp.stack(seen))
     own = xp.clip(solved, 0, seen[0])
     own = own * (seen[0] / xp.maximum(xp.sum(own), xp.asarray(jnp.finfo(x.dtype).tiny, x.dtype)))
     return {frozenset(i for k in s for i in groups[k]): own[n] for n, s in enumerate(sets)}
