@@ -85,4 +85,6 @@ class Calibration(Record):
             return "NaN or infinite values in its output"
         if np.any(variance <= 1e-10 * np.asarray(seen.second_moment)):
             return "zero variance: all entries of its output are the same"
+        if self.verified and self.factor is not None and np.all(np.asarray(self.factor) != 1):
+            return "missed when verified: the new parameters, or what enters them, were rounded to few digits"
         return "the target is out of reach: the bias alone varies more"

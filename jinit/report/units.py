@@ -65,10 +65,10 @@ def symmetric_units(case: Case) -> list[Finding]:
 
 
 def _symmetric(case: Case, row: Row) -> tuple[Severity | None, float]:
-    if row.info.units < 2:
+    if row.info.units < 2 or row.weight is None or row.output is None:
         return None, 0.0
     t = case.thresholds
-    zero = row.weight is not None and row.weight.all_zero
+    zero = row.weight.all_zero
     if row.identical is not None:
         severity = grade(row.identical, t.identical_warning, t.identical_severe)
         stopped = row.cotangent is not None and row.cotangent.all_zero
@@ -122,6 +122,10 @@ def _features(row: Row) -> float:
     return max(1.0, row.input.count / _rows(row)) if row.input else 1.0
 
 
+def _live_features(row: Row) -> int:
+    return round(_features(row) * (1 - (row.dead or 0.0)))
+
+
 def dead_by_chance(examples: int, cosine: float) -> float:
     """Probability that a ReLU unit with zero-mean weights is off on all of `examples` inputs.
 
@@ -172,8 +176,8 @@ def collapsed_inputs(case: Case) -> list[Finding]:
         info = row.info
         if row.cosine is None or info.reads_network_input or info.feeds_output_only:
             return None, 0.0
-        if _rows(row) < 2 or (row.input is not None and row.input.all_zero):
-            return None, 0.0
+        if _rows(row) < 2 or _live_features(row) < 2:
+            return None, 0.0  # numbers of one sign all point the same way
         apart = 1 - row.cosine
         return grade(-apart, -t.collapse_warning, -t.collapse_severe), max(apart, 0.0)
 

@@ -1,0 +1,72 @@
+"""Networks at the edges of what there is: nothing comes in, layers of no width, a layer of one feature."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jinit
+
+diagnose = functools.partial(jinit.diagnose, predict=False)
+
+
+def drawn(*shapes):
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    return [jax.random.normal(k, s) / max(s[0], 1) ** 0.5 for k, s in zip(keys, shapes, strict=True)]
+
+
+def two_layers(params, x):
+    return jnp.dot(jax.nn.relu(jnp.dot(x, params[0])), params[1])
+
+
+@pytest.mark.parametrize("backward", [True, False])
+def test_an_empty_batch_is_told(backward):
+    report = diagnose(two_layers, backward=backward)(drawn((6, 4), (4, 3)), jnp.zeros((0, 6)))
+    (finding,) = report.findings
+    assert (finding.severity, finding.kind) == ("info", "not_followed")
+    assert "inputs empty" in finding.evidence
+    assert json.dumps(report.to_dict(), allow_nan=False) and str(report)
+
+
+def test_a_layer_of_no_width():
+    def apply(params, x):
+        return two_layers(params[:2], x) + jnp.dot(x, params[2])
+
+    x = jax.random.normal(jax.random.key(1), (8, 6))
+    report = diagnose(apply)(drawn((6, 0), (0, 3), (6, 3)), x)
+    assert report.findings == ()
+    assert json.dumps(report.to_dict(), allow_nan=False) and str(report)
+
+
+def test_numbers_of_one_sign_do_not_count_as_collapsed():
+    """Squeeze and excitation where the bottleneck has one live unit: its numbers tell the examples apart."""
+
+    def gated(params, x):
+        squeeze, excite, head = params
+        gate = jax.nn.sigmoid(jnp.dot(jnp.abs(jnp.dot(x, squeeze)), excite))
+        return jnp.dot(x * gate, head)
+
+    x = jax.random.normal(jax.random.key(1), (8, 16))
+    assert diagnose(gated)(drawn((16, 1), (1, 16), (16, 3)), x).findings == ()
+
+    squeeze, excite, head = drawn((16, 2), (2, 16), (16, 3))
+    alive = diagnose(lambda p, x: gated([p[0] * jnp.array([[1.0, 0.0]]), *p[1:]], x))
+    assert "collapsed_inputs" not in {f.kind for f in alive([squeeze, excite, head], x).findings}
+
+    def collapsed(params, x):  # shown able to fail: two features, in a fixed ratio
+        return gated([jnp.dot(params[0][:, :1], jnp.ones((1, 2))), *params[1:]], x)
+
+    assert "collapsed_inputs" in {f.kind for f in diagnose(collapsed)([squeeze, excite, head], x).findings}
+
+
+def test_a_parameter_that_was_not_followed_is_named_once():
+    def apply(params, x):
+        return jnp.dot(x, params[0]) * params[1]
+
+    x = jax.random.normal(jax.random.key(1), (8, 6))
+    (finding,) = diagnose(apply)(drawn((6, 4), (8, 4)), x).findings
+    assert finding.kind == "not_followed" and finding.evidence.startswith("1: it meets the signal in `mul`")
