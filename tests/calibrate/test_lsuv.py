@@ -281,4 +281,5 @@ def test_rounding_is_not_blamed_on_a_bias():
         return jnp.dot(x, w.astype(jnp.float8_e5m2).astype(jnp.float32))
 
     _, records = jinit.lsuv(rounded, verify=True)(array(8, 32, seed=2, scale=0.3), X)
-    assert "rounded" in records["params"].problem and "bias" not in records["params"].problem
+    assert "rounded" in records["params"].problem
+    assert "bias" not in records["params"].problem

@@ -29,7 +29,8 @@ def test_an_empty_batch_is_told(backward):
     (finding,) = report.findings
     assert (finding.severity, finding.kind) == ("info", "not_followed")
     assert "inputs empty" in finding.evidence
-    assert json.dumps(report.to_dict(), allow_nan=False) and str(report)
+    assert json.dumps(report.to_dict(), allow_nan=False)
+    assert str(report)
 
 
 def test_a_layer_of_no_width():
@@ -39,7 +40,8 @@ def test_a_layer_of_no_width():
     x = jax.random.normal(jax.random.key(1), (8, 6))
     report = diagnose(apply)(drawn((6, 0), (0, 3), (6, 3)), x)
     assert report.findings == ()
-    assert json.dumps(report.to_dict(), allow_nan=False) and str(report)
+    assert json.dumps(report.to_dict(), allow_nan=False)
+    assert str(report)
 
 
 def test_numbers_of_one_sign_do_not_count_as_collapsed():
@@ -69,4 +71,53 @@ def test_a_parameter_that_was_not_followed_is_named_once():
 
     x = jax.random.normal(jax.random.key(1), (8, 6))
     (finding,) = diagnose(apply)(drawn((6, 4), (8, 4)), x).findings
-    assert finding.kind == "not_followed" and finding.evidence.startswith("1: it meets the signal in `mul`")
+    assert finding.kind == "not_followed"
+    assert finding.evidence.startswith("1: it meets the signal in `mul`")
+
+
+def tower(layers, x):
+    for layer in layers:
+        x = jnp.tanh(jnp.dot(x, layer))
+    return x
+
+
+def test_branches_side_by_side_are_not_compared():
+    """An actor whose head starts small beside a critic: the critic's gradient is no measure of the actor's."""
+
+    def apply(params, x):
+        actor, policy, critic, value = params
+        return 0.003 * jnp.dot(tower(actor, x), policy), jnp.dot(tower(critic, x), value)
+
+    layers = drawn(*[(64, 64)] * 6)
+    params = [layers[:3], *drawn((64, 4)), layers[3:], *drawn((64, 1))]
+    x = jax.random.normal(jax.random.key(1), (32, 64))
+    assert diagnose(apply)(params, x).findings == ()
+
+    small = [[0.03 * layer for layer in layers[:3]], *params[1:]]  # now the actor itself loses it
+    (finding,) = [f for f in diagnose(apply)(small, x).findings if f.kind == "vanishing_gradient"]
+    assert finding.site.startswith("0/")
+    swapped = [layers[:3], params[1], [0.03 * layer for layer in layers[3:]], params[3]]
+    (finding,) = [f for f in diagnose(apply)(swapped, x).findings if f.kind == "vanishing_gradient"]
+    assert finding.site.startswith("2/")
+
+
+def test_a_branch_with_a_small_head_is_no_explosion_in_what_it_shares():
+    def apply(params, x):
+        shared, actor, policy, critic, value = params
+        x = tower(shared, x)
+        return 0.003 * jnp.dot(tower(actor, x), policy), jnp.dot(tower(critic, x), value)
+
+    layers = drawn(*[(64, 64)] * 6)
+    params = [layers[:2], layers[2:4], *drawn((64, 4)), layers[4:], *drawn((64, 1))]
+    x = jax.random.normal(jax.random.key(1), (32, 64))
+    assert diagnose(apply)(params, x).findings == ()
+
+
+def test_a_frozen_teacher_needs_no_gradient():
+    def apply(params, x):
+        student, teacher = params
+        return tower(student, x), jax.lax.stop_gradient(tower(teacher, x))
+
+    layers = drawn(*[(64, 64)] * 6)
+    x = jax.random.normal(jax.random.key(1), (32, 64))
+    assert diagnose(apply)([layers[:3], layers[3:]], x).findings == ()
