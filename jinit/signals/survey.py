@@ -133,6 +133,8 @@ def survey(
             if not backward:
                 raise
             outputs, found = _forward_alone(run, signature, arrays, used_key, error)
+            if loss is not None and not _is_number(jax.eval_shape(loss, outputs)):
+                raise
             reason = str(error).splitlines()[0]
         return outputs, _survey(found, param_paths(signature, arrays), arrays, outputs, reason)
 
@@ -147,6 +149,10 @@ def _forward_alone(
         return run(signature, False, arrays, key)
     except Exception:
         raise error from None
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, jax.ShapeDtypeStruct) and x.shape == () and jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _found(one_pass: Pass, arrays: list[Array], described: Any) -> _Found:

@@ -82,7 +82,7 @@ def tower(layers, x):
 
 
 def test_branches_side_by_side_are_not_compared():
-    """An actor whose head starts small beside a critic: the critic's gradient is no measure of the actor's."""
+    """An actor whose head starts small beside a critic: the critic's gradient says nothing of the actor's."""
 
     def apply(params, x):
         actor, policy, critic, value = params
@@ -121,3 +121,17 @@ def test_a_frozen_teacher_needs_no_gradient():
     layers = drawn(*[(64, 64)] * 6)
     x = jax.random.normal(jax.random.key(1), (32, 64))
     assert diagnose(apply)([layers[:3], layers[3:]], x).findings == ()
+
+
+def test_a_loss_that_is_none_is_an_error():
+    params, x = drawn((6, 4), (4, 3)), jnp.ones((8, 6))
+    with pytest.raises(ValueError, match="`loss` must map the outputs to one floating number"):
+        diagnose(two_layers, loss=lambda y: y)(params, x)
+    with pytest.raises(KeyError, match="labels"):
+        diagnose(two_layers, loss=lambda y: {}["labels"])(params, x)
+
+    def endless(params, x):
+        return jax.lax.while_loop(lambda y: jnp.sum(y) < 0, lambda y: y + 1, two_layers(params, x))
+
+    (finding,) = diagnose(endless, loss=jnp.sum)(params, x).findings  # here the network is why
+    assert "No gradients were measured" in finding.evidence
