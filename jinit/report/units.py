@@ -24,8 +24,9 @@ class _Hit:
 def _gather(case: Case, check: Callable[[Case, Row], tuple[Severity | None, float]]) -> list[_Hit]:
     hits = []
     for row in case.chain:
-        # Shares and cosines of what holds NaN, or whose squares are out of range, mean nothing.
-        if row.input is not None and not _in_range(row.input):
+        # Shares and cosines of what never came (a branch not taken), of what holds NaN, or whose squares are
+        # out of range, mean nothing.
+        if row.input is None or not _in_range(row.input):
             continue
         severity, value = check(case, row)
         if severity is not None:

@@ -135,3 +135,17 @@ def test_a_loss_that_is_none_is_an_error():
 
     (finding,) = diagnose(endless, loss=jnp.sum)(params, x).findings  # here the network is why
     assert "No gradients were measured" in finding.evidence
+
+
+def test_a_branch_that_is_not_taken_is_not_judged():
+    def apply(params, x):
+        taken = jax.lax.cond(
+            jnp.sum(x) < jnp.inf,
+            lambda x: two_layers(params[:2], x),
+            lambda x: two_layers(params[2:], x),
+            x,
+        )
+        return jnp.tanh(taken)
+
+    x = jax.random.normal(jax.random.key(1), (16, 32))
+    assert diagnose(apply)(drawn(*[(32, 64), (64, 8)] * 2), x).findings == ()
