@@ -58,6 +58,9 @@ def chosen_paths(
     """Path -> index of the floating parameters that the patterns fit."""
     patterns = [parameters] if isinstance(parameters, str) else list(parameters)
     paths = param_paths(signature, arrays)
+    if not paths:
+        must = "`params` must hold at least one array"
+        raise ValueError(message(caller, must, "none", "Call it as `f(params, *inputs)`, parameters first."))
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
             must = "every pattern of `parameters` must fit a parameter"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 from collections import Counter
 from typing import Any
 
@@ -43,6 +45,7 @@ class Site:
       regions: kinds of all enclosures around it, such as `scan`, `while`, `custom`.
       after_site: whether the signal comes out of another site, rather than straight from the inputs.
       before_site: whether another site comes after it.
+      upstream: the sites that its operands depend on, bit `i` for site `i`; in a loop that may be itself.
     """
 
     names: tuple[str, ...]
@@ -58,6 +61,7 @@ class Site:
     regions: frozenset[str]
     after_site: bool
     before_site: bool
+    upstream: int
 
     @property
     def source(self) -> str:
@@ -157,28 +161,29 @@ def _site(
         lengths=node.lengths,
         replicated=order.replicated(node.ins[weight]),
         regions=frozenset(graph.regions[a] for a in enclosures if a in graph.regions),
-        after_site=order.after[other],
+        after_site=bool(order.upstream[other]),
         before_site=order.before[node.outs[0]],
+        upstream=functools.reduce(operator.or_, (order.upstream[i] for i in node.ins)),
     )  # fmt: skip
 
 
 class _Order:
-    """Which values come after a site, which before one, and who reads a value."""
+    """Which sites a value comes after, whether it comes before one, and who reads it."""
 
     def __init__(self, graph: Graph, layers: list[Node]):
-        self.after = [False] * graph.num_values
+        self.upstream = [0] * graph.num_values
         self.before = [False] * graph.num_values
         self.readers: dict[int, list[Node]] = {}
         self.outputs = set(graph.outputs)
-        made = {n.outs[0] for n in layers}
         entered = {i for n in layers for i in n.ins}
         self.makers = {o: n for n in graph.nodes for o in n.outs}
         for node in graph.nodes:
             for i in node.ins:
                 self.readers.setdefault(i, []).append(node)
-        for mark, seeds in ((self.after, made), (self.before, entered)):
-            for value in seeds:
-                mark[value] = True
+        for i, node in enumerate(layers):
+            self.upstream[node.outs[0]] |= 1 << i
+        for value in entered:
+            self.before[value] = True
         until_stable(lambda: self._spread(graph))
 
     def replicated(self, value: int) -> tuple[str, ...]:
@@ -192,10 +197,10 @@ class _Order:
     def _spread(self, graph: Graph) -> bool:
         changed = False
         for node in graph.nodes:
-            if any(self.after[i] for i in node.ins):
-                changed |= not all(self.after[o] for o in node.outs)
-                for o in node.outs:
-                    self.after[o] = True
+            above = functools.reduce(operator.or_, (self.upstream[i] for i in node.ins), 0)
+            for o in node.outs:
+                changed |= bool(above & ~self.upstream[o])
+                self.upstream[o] |= above
         for node in reversed(graph.nodes):
             if any(self.before[o] for o in node.outs):
                 changed |= not all(self.before[i] for i in node.ins)

@@ -125,7 +125,9 @@ def _astray_remedy(a: Astray) -> str:
 
 def misread(use: WeightUse, variance: float | None) -> Misread | None:
     """What went wrong with a kernel of this variance; None if nothing did, or it can't be told."""
-    if use.fan_in is None or use.note or len(use.shape) < 2 or use.size < _FEWEST or not variance:
+    if use.role != "kernel" or use.note or len(use.shape) < 2 or use.size < _FEWEST or not variance:
+        return None  # a lookup sums nothing, so a table's scale is anyone's choice
+    if use.fan_in is None:
         return None
     in_shape, out_shape = compute_fans(use.shape)
     if max(in_shape / use.fan_in, use.fan_in / in_shape) < _OFF:

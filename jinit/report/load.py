@@ -104,12 +104,13 @@ def _run(function: Callable[[], Any], where: str) -> Any:
 
 def describe(error: BaseException) -> str:
     """The error and the lines that lead to it, without those of jinit itself."""
-    own = str(Path(__file__).parent)
+    own = str(Path(__file__).parents[1] / "_")[:-1]
     frames = [
         f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((own, "<frozen"))
     ]
     lines = "".join(traceback.format_list(frames[-6:]))
-    return f"{type(error).__name__}: {error}\n{lines}".rstrip()
+    notes = "".join(f"{note}\n" for note in getattr(error, "__notes__", ()))
+    return f"{type(error).__name__}: {error}\n{notes}{lines}".rstrip()
 
 
 def _named(module: types.ModuleType, name: str, file: str) -> Any:

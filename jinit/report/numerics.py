@@ -144,12 +144,15 @@ def not_followed(case: Case) -> list[Finding]:
     for path, reason in case.survey.not_followed.items():
         reasons.setdefault(reason, []).append(path)
     for name, record in case.survey.records.items():
-        if record.note:
+        if record.note and name not in case.survey.not_followed:
             reasons.setdefault(record.note, []).append(name)
     found = [
         Finding("info", "not_followed", paths[0], f"{_listed(paths)}: {_sentence(reason)}")
         for reason, paths in reasons.items()
     ]
+    if case.rows and all(row.output is None for row in case.rows):
+        evidence = "Nothing was measured: no entry reaches any site. Are the inputs empty?"
+        found.append(Finding("info", "not_followed", "", evidence))
     if case.survey.backward_error:
         evidence = f"No gradients were measured: {_sentence(case.survey.backward_error)}"
         found.append(Finding("info", "not_followed", "", evidence, "jinit.diagnose(apply, backward=False)"))

@@ -13,6 +13,7 @@ from jinit.calibrate.lsuv import lsuv
 from jinit.initializers.distributions import truncated_normal
 from jinit.initializers.lecun_glorot_he import glorot_normal, he_normal, lecun_normal
 from jinit.initializers.orthogonal import orthogonal
+from jinit.jaxprs.tracing import check_call
 from jinit.report.compare import compare
 from jinit.report.comparison import Comparison, ComparisonRow, median
 from jinit.report.report import strict
@@ -166,6 +167,7 @@ def recommend(
     References:
       Mishkin and Matas, *All you need is a good init*, 2016, §4: schemes compared by what training follows.
     """
+    check_call(apply, caller="jinit.recommend(...)")
     known = schemes(apply)
     compared = compare(
         {name: method for name, (_, method) in known.items()},

@@ -7,7 +7,7 @@ import statistics
 
 import numpy as np
 
-from jinit.report.finding import Case, Finding, Severity, grade, number, number_square
+from jinit.report.finding import SEVERITIES, Case, Finding, Severity, grade, number, number_square
 from jinit.report.rows import Row, Stats
 
 _LSUV = "# or mend them layer by layer:\nparams, _ = jinit.lsuv(apply)(params, *inputs)"
@@ -61,12 +61,17 @@ def vanishing_signal(case: Case) -> list[Finding]:
 
 def exploding_gradient(case: Case) -> list[Finding]:
     """The early sites together, not only one of them, receive more gradient than the late ones."""
-    body = _body(case)
-    if len(body) < 2:
-        return []
+    ways = _ways(case)
+    # What early sites share with another way may come from there.
+    return _first_of_the_worst(
+        [_exploding_along(case, way, [other for other in ways if other[0] is way[0]]) for way in ways]
+    )
+
+
+def _exploding_along(case: Case, body: list[Row], from_there: list[list[Row]]) -> list[Finding]:
     # The median: one early site behind a normaliser of small embeddings rightly gets a larger gradient.
     early = statistics.median(_energy(row) for row in _first_third(body))
-    late = max(_last_third(body), key=_energy)
+    late = max((row for way in from_there for row in _last_third(way)), key=_energy)
     if _energy(late) == 0 or not math.isfinite(_energy(late)):
         return []
     limits = 1 / case.thresholds.gradient_warning, 1 / case.thresholds.gradient_severe
@@ -84,9 +89,10 @@ def exploding_gradient(case: Case) -> list[Finding]:
 
 def vanishing_gradient(case: Case) -> list[Finding]:
     """The early sites all receive less gradient than the late ones, by the factor of the threshold."""
-    body = _body(case)
-    if len(body) < 2:
-        return []
+    return _first_of_the_worst([_vanishing_along(case, way) for way in _ways(case)])
+
+
+def _vanishing_along(case: Case, body: list[Row]) -> list[Finding]:
     early, late = max(_first_third(body), key=_energy), max(_last_third(body), key=_energy)
     limits = case.thresholds.gradient_warning, case.thresholds.gradient_severe
     if _gone(early.cotangent):
@@ -101,6 +107,11 @@ def vanishing_gradient(case: Case) -> list[Finding]:
         severity = "severe"
     first = next((row for row in body if _energy(row) < limits[0] * _energy(late)), early)
     return [_vanishing(severity, body, first, late)]
+
+
+def _first_of_the_worst(found: list[list[Finding]]) -> list[Finding]:
+    findings = [finding for along in found for finding in along]
+    return sorted(findings, key=lambda f: -SEVERITIES.index(f.severity))[:1]
 
 
 def _vanishing(severity: Severity, body: list[Row], early: Row, late: Row) -> Finding:
@@ -149,6 +160,25 @@ def _body(case: Case) -> list[Row]:
     """
     rows = [row for row in case.chain if row.cotangent and not row.cotangent.nonfinite_count]
     return [row for row in rows if row.input is not None and not row.info.feeds_output_only]
+
+
+def _ways(case: Case) -> list[list[Row]]:
+    """The sites to compare, once for every last one of them: those that it depends on, and itself.
+
+    No gradient goes from one branch to another beside it, such as from a critic to an actor, or between the
+    towers of image and text.
+    """
+    body = _body(case)
+    infos = {row.info.index: row.info for row in body}.values()
+    ways = {}
+    for end in infos:
+        after = [info for info in infos if end.leads_to(info)]
+        if all(info.leads_to(end) for info in after):  # none, or only around a loop
+            on_way = frozenset(info.index for info in infos if info is end or info.leads_to(end))
+            ways[on_way] = [row for row in body if row.info.index in on_way]
+    reached = [way for way in ways.values() if not all(_gone(row.cotangent) for row in way)]
+    # One way without gradients beside others is frozen, as a teacher or a target network is.
+    return [way for way in reached or ways.values() if len(way) > 1]
 
 
 def _first_third(rows: list[Row]) -> list[Row]:

@@ -24,8 +24,9 @@ class _Hit:
 def _gather(case: Case, check: Callable[[Case, Row], tuple[Severity | None, float]]) -> list[_Hit]:
     hits = []
     for row in case.chain:
-        # Shares and cosines of what holds NaN, or whose squares are out of range, mean nothing.
-        if row.input is not None and not _in_range(row.input):
+        # Shares and cosines of what never came (a branch not taken), of what holds NaN, or whose squares are
+        # out of range, mean nothing.
+        if row.input is None or not _in_range(row.input):
             continue
         severity, value = check(case, row)
         if severity is not None:
@@ -65,10 +66,10 @@ def symmetric_units(case: Case) -> list[Finding]:
 
 
 def _symmetric(case: Case, row: Row) -> tuple[Severity | None, float]:
-    if row.info.units < 2:
+    if row.info.units < 2 or row.weight is None or row.output is None:
         return None, 0.0
     t = case.thresholds
-    zero = row.weight is not None and row.weight.all_zero
+    zero = row.weight.all_zero
     if row.identical is not None:
         severity = grade(row.identical, t.identical_warning, t.identical_severe)
         stopped = row.cotangent is not None and row.cotangent.all_zero
@@ -122,6 +123,10 @@ def _features(row: Row) -> float:
     return max(1.0, row.input.count / _rows(row)) if row.input else 1.0
 
 
+def _live_features(row: Row) -> int:
+    return round(_features(row) * (1 - (row.dead or 0.0)))
+
+
 def dead_by_chance(examples: int, cosine: float) -> float:
     """Probability that a ReLU unit with zero-mean weights is off on all of `examples` inputs.
 
@@ -172,8 +177,8 @@ def collapsed_inputs(case: Case) -> list[Finding]:
         info = row.info
         if row.cosine is None or info.reads_network_input or info.feeds_output_only:
             return None, 0.0
-        if _rows(row) < 2 or (row.input is not None and row.input.all_zero):
-            return None, 0.0
+        if _rows(row) < 2 or _live_features(row) < 2:
+            return None, 0.0  # numbers of one sign all point the same way
         apart = 1 - row.cosine
         return grade(-apart, -t.collapse_warning, -t.collapse_severe), max(apart, 0.0)
 

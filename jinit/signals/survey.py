@@ -37,6 +37,8 @@ class SiteInfo:
       source: `file.py:12 (function)` of the user's line.
       reads_network_input: whether the signal comes from the network's inputs, past no other site.
       feeds_output_only: whether nothing but the network's outputs uses it (no later site).
+      index: number of the site; several names may share it.
+      upstream: the sites that it depends on, bit `i` for site `i`; in a loop that may be itself.
     """
 
     name: str
@@ -49,6 +51,12 @@ class SiteInfo:
     source: str
     reads_network_input: bool
     feeds_output_only: bool
+    index: int
+    upstream: int
+
+    def leads_to(self, other: SiteInfo) -> bool:
+        """Whether the other site depends on this one."""
+        return bool(other.upstream >> self.index & 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +133,8 @@ def survey(
             if not backward:
                 raise
             outputs, found = _forward_alone(run, signature, arrays, used_key, error)
+            if loss is not None and not _is_number(jax.eval_shape(loss, outputs)):
+                raise
             reason = str(error).splitlines()[0]
         return outputs, _survey(found, param_paths(signature, arrays), arrays, outputs, reason)
 
@@ -141,10 +151,14 @@ def _forward_alone(
         raise error from None
 
 
+def _is_number(x: Any) -> bool:
+    return isinstance(x, jax.ShapeDtypeStruct) and x.shape == () and jnp.issubdtype(x.dtype, jnp.floating)
+
+
 def _found(one_pass: Pass, arrays: list[Array], described: Any) -> _Found:
     pairs = list(zip(one_pass.sites.sites, one_pass.found, strict=True))
     paths = one_pass.program.paths
-    infos = tuple(_info(name, site, paths) for site, _ in pairs for name in site.names)
+    infos = tuple(_info(name, i, site, paths) for i, (site, _) in enumerate(pairs) for name in site.names)
     units = [{k: v for k, v in found.items() if not isinstance(v, Moments)} for _, found in pairs]
     facts = (
         infos,
@@ -156,7 +170,7 @@ def _found(one_pass: Pass, arrays: list[Array], described: Any) -> _Found:
     return _Found(records_of(one_pass, arrays), units, facts)
 
 
-def _info(name: str, site: Site, paths: tuple[str, ...]) -> SiteInfo:
+def _info(name: str, index: int, site: Site, paths: tuple[str, ...]) -> SiteInfo:
     axes = axes_of(site)
     weight = site.operands[site.weight].shape
     units = (
@@ -177,6 +191,8 @@ def _info(name: str, site: Site, paths: tuple[str, ...]) -> SiteInfo:
         source=site.source,
         reads_network_input=not site.after_site,
         feeds_output_only=not site.before_site,
+        index=index,
+        upstream=site.upstream,
     )
 
 

@@ -92,6 +92,8 @@ def feature_size(x: Array, features: tuple[int, ...]) -> Array:
 
 def saturated_share(x: Array) -> Array:
     """Share of the entries, exact zeros apart, within 1 % of the range from one of its ends."""
+    if not x.size:
+        return jnp.zeros((), jnp.float32)
     x = jnp.abs(x) if jnp.iscomplexobj(x) else x
     low, high = jnp.min(x), jnp.max(x)
     margin = jnp.asarray(0.01, x.dtype) * (high - low)
@@ -102,7 +104,7 @@ def saturated_share(x: Array) -> Array:
 def sum_of_directions(x: Array, examples: tuple[int, ...]) -> tuple[Array, Array]:
     """`Σ u_i` over the unit vectors of the examples, and their number, those too small to square left out."""
     rows = jnp.moveaxis(x, examples, range(len(examples)))
-    rows = rows.reshape(math.prod(rows.shape[: len(examples)]), -1)
+    rows = rows.reshape(math.prod(rows.shape[: len(examples)]), math.prod(rows.shape[len(examples) :]))
     squares = jnp.sum(jnp.abs(rows) ** 2, axis=1)
     some = squares > 0
     inverse = jnp.where(
@@ -138,7 +140,7 @@ def units_of(found: dict[str, Any]) -> UnitStatistics:
     prints = [np.asarray(found[k]) for k in ("weight_print", "output_print", "cotangent_print") if k in found]
     stats = {}
     if "feature_size" in found:
-        stats["dead"] = np.mean(np.asarray(found["feature_size"]) == 0, axis=-1)
+        stats["dead"] = _share(np.asarray(found["feature_size"]) == 0)
         stats["saturated"] = found["saturated"]
         stats["cosine"] = _mean_cosine(np.asarray(found["directions"]), np.asarray(found["num_directions"]))
     if "weight_print" in found and "output_print" in found:
@@ -172,4 +174,9 @@ def _share_with_twin(prints: list[np.ndarray]) -> np.ndarray:
         same &= np.abs(values[..., 1:] - values[..., :-1]) <= room * scale
     none = np.zeros((*order.shape[:-1], 1), bool)
     twin = np.concatenate([same, none], -1) | np.concatenate([none, same], -1)
-    return np.mean(twin, axis=-1)
+    return _share(twin)
+
+
+def _share(true: np.ndarray) -> np.ndarray:
+    """The share of the last axis that is true; none of nothing."""
+    return np.sum(true, axis=-1) / max(true.shape[-1], 1)

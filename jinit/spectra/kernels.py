@@ -15,7 +15,7 @@ from jinit._errors import message
 from jinit._typing import Array, PyTree, at_least_float32
 from jinit.jaxprs.paths import leaf_paths
 from jinit.jaxprs.tracing import Signature, check_call, split
-from jinit.spectra.calls import Output, is_floating
+from jinit.spectra.calls import Output, is_floating, paired_examples
 from jinit.spectra.kernel_axes import PairedAxes
 from jinit.spectra.linear_maps import pull_of, push_of
 
@@ -87,7 +87,7 @@ def neural_tangent_kernel(
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(signature: Signature, arrays: list[Array]) -> Array:
-        params, (x1, x2), kwargs = signature.arguments(arrays)
+        params, (x1, x2), kwargs = paired_examples(signature, arrays, caller)
         wanted, rebuild = _wanted(params, where, caller)
         pair = PairedAxes.of(_one_output(apply, params, x1, output, kwargs, caller), *axes, caller)
 
@@ -147,7 +147,7 @@ def nngp_kernel(
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(signature: Signature, arrays: list[Array]) -> Array:
-        params, (x1, x2), kwargs = signature.arguments(arrays)
+        params, (x1, x2), kwargs = paired_examples(signature, arrays, caller)
         pair = PairedAxes.of(_one_output(apply, params, x1, output, kwargs, caller), *axes, caller)
 
         def value(x: PyTree) -> list[Array]:
@@ -272,8 +272,11 @@ def _one_output(
     caller: str,
 ) -> tuple[int, ...]:
     """Shape of the output of a batch of one."""
-    run = functools.partial(_apply_one, apply, kwargs=kwargs)
-    outputs = jax.eval_shape(lambda p, x: run(p, jax.tree.map(lambda a: a[0], x)), params, x)
+
+    def first(x: PyTree) -> PyTree:
+        return _apply_one(apply, params, jax.tree.map(lambda a: a[0], x), kwargs)
+
+    outputs = jax.eval_shape(first, x)
     leaves = jax.tree.leaves(outputs if output is None else output(outputs))
     real = len(leaves) == 1 and jnp.issubdtype(leaves[0].dtype, jnp.floating)
     if not real or not leaves[0].shape or leaves[0].shape[0] != 1:

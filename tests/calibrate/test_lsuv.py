@@ -274,3 +274,12 @@ def test_bad_arguments():
         jinit.lsuv(two_layers, target=[("w", 1.0)])(TWO, X)
     with pytest.raises(ValueError, match=r"leading axis, one entry a batch"):
         jinit.lsuv(lambda p, x, y: x @ p, batches=True)(TWO["w"], X, X[0, 0])
+
+
+def test_rounding_is_not_blamed_on_a_bias():
+    def rounded(w, x):
+        return jnp.dot(x, w.astype(jnp.float8_e5m2).astype(jnp.float32))
+
+    _, records = jinit.lsuv(rounded, verify=True)(array(8, 32, seed=2, scale=0.3), X)
+    assert "rounding" in records["params"].problem
+    assert "bias" not in records["params"].problem

@@ -74,12 +74,19 @@ def name(i: int) -> str:
 
 
 def site_info(
-    site: str, *, first: bool = False, last: bool = False, lengths=(), units=WIDTH, dtype="float32"
+    site: str,
+    *,
+    first: bool = False,
+    last: bool = False,
+    lengths=(),
+    units=WIDTH,
+    dtype="float32",
+    index: int = 0,
 ):
     return SiteInfo(
         name=site, kind="dot_general", leaves=(site.split("#")[0],), dtype=dtype, output_shape=(BATCH, units),
         units=units, lengths=lengths, source="net.py:12 (__call__)", reads_network_input=first,
-        feeds_output_only=last,
+        feeds_output_only=last, index=index, upstream=(1 << index) - 1,
     )  # fmt: skip
 
 
@@ -94,7 +101,7 @@ def chain(depth: int = 12, signal: float = 1.0, gradient: float = 1.0, first: fl
             input=moments(q, mean=float(0.5 * q**0.5), zeros=0.5 if i else 0.0), output=moments(q * 2),
             cotangent=moments(delta), weight=weight, weight_gradient=moments(q * delta, count=WIDTH * WIDTH),
         )  # fmt: skip
-        net.infos[name(i)] = site_info(name(i), first=i == 0, last=i == depth - 1)
+        net.infos[name(i)] = site_info(name(i), first=i == 0, last=i == depth - 1, index=i)
         shares: dict[str, Any] = {"dead": 0.0, "saturated": 0.02, "identical_forward": 0.0, "identical": 0.0}
         net.units[name(i)] = UnitStatistics(cosine=0.3, **shares)
     return net
@@ -110,7 +117,8 @@ def scanned(length: int = 96, signal: float = 1.0, sites: tuple[str, ...] = ("pa
                 gradient = moments(q[::-1])
                 weight = moments(2 / WIDTH * (1 + 1e-3 * np.arange(length)), count=WIDTH * WIDTH)
                 net.records[s] = Record(moments(q), moments(2 * q), gradient, weight, gradient)
-                net.infos[s] = site_info(s, lengths=(length,))
+                net.infos[s] = site_info(s, lengths=(length,), index=len(net.infos))
                 net.units[s] = UnitStatistics()
-        net.records[site], net.infos[site], net.units[site] = record, whole.infos[site], whole.units[site]
+        edge = site_info(site, first=i == 0, last=i == 1, index=len(net.infos))
+        net.records[site], net.infos[site], net.units[site] = record, edge, whole.units[site]
     return net

@@ -163,6 +163,22 @@ def test_code_that_raises(tmp_path, capsys):
     assert "diagnosing" in capsys.readouterr().err
 
 
+def test_of_an_error_only_the_lines_of_the_user_are_shown(tmp_path, capsys):
+    path = tmp_path / "net.py"
+    path.write_text(
+        "import jax.numpy as jnp\n"
+        "def apply(params, x):\n"
+        "    return x @ params['kernel']\n"
+        "target = apply, {'w': jnp.ones((3, 2))}, jnp.ones((4, 3))\n"
+    )
+    assert main(["diagnose", f"{path}:target"]) == 2
+    shown = capsys.readouterr().err
+    assert "KeyError: 'kernel'" in shown
+    assert "inputs (float32[4,3])" in shown
+    assert 'net.py", line 3, in apply' in shown
+    assert "/jinit/" not in shown
+
+
 def test_flax_models(tmp_path, capsys):
     path = tmp_path / "models.py"
     path.write_text(

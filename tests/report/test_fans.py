@@ -40,6 +40,15 @@ class Stack(nn.Module):
         return jax.lax.scan(lambda x, kernel: (jnp.tanh(x @ kernel), None), x, kernels)[0]
 
 
+class Tables(nn.Module):
+    """Lookup tables with Flax's default, whose variance is that of a kernel of their shape by chance."""
+
+    @nn.compact
+    def __call__(self, x):
+        ids = (x > 0).astype(jnp.int32)
+        return nn.Embed(64, 64)(ids), nn.Embed(128, 64)(ids), nn.Dense(8)(x)
+
+
 # Model, input shape, and what the outputs' variance is multiplied by.
 WRONG = {
     "batch dims of DenseGeneral": (nn.DenseGeneral(32, batch_dims=(0,)), (16, 8, 64), 1 / 16),
@@ -95,6 +104,7 @@ RIGHT = {
         nn.Conv(16, (5, 5), feature_group_count=16, kernel_init=nn.initializers.he_normal()),
         IMAGES,
     ),
+    "tables whose rows are as many as their columns, or twice as many": (Tables(), (8, 128)),
     "recurrent": (nn.RNN(nn.OptimizedLSTMCell(48)), X),
     "a deviation of no rule": (
         nn.DenseGeneral(32, batch_dims=(0,), kernel_init=nn.initializers.normal(0.02)),

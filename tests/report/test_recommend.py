@@ -85,3 +85,8 @@ def test_what_is_given_costs_nothing():
     apply, params = network()
     keep = {"as given": lambda key, params, x: params}
     assert jinit.compare(keep, apply, seeds=1)(params, X)["as given"].forward_passes == 0
+
+
+def test_a_module_is_no_function():
+    with pytest.raises(TypeError, match=r"`jinit.recommend\(\.\.\.\)`: `apply` must be a function"):
+        jinit.recommend(nn.Dense(3))

@@ -162,3 +162,17 @@ def test_complex_is_refused():
     w = jnp.ones((2, 2), jnp.complex64)
     with pytest.raises(ValueError, match="some complex"):
         jinit.neural_tangent_kernel(lambda w, x: jnp.abs(x @ w))(w, jnp.ones((1, 2), jnp.complex64))
+
+
+@pytest.mark.parametrize("kernel", [jinit.neural_tangent_kernel, jinit.nngp_kernel])
+def test_examples_must_be_there(kernel):
+    of = kernel(lambda params, x: x @ params["w"])
+    params = {"w": jnp.ones((4, 2)), "kind": "linear"}  # what is no array is held
+    assert of(params, jnp.ones((3, 4))).shape == (3, 3)
+    for x1, x2, text in [
+        (jnp.ones((0, 4)), None, r"`x1` must hold examples, at least one.*\(0, 4\)"),
+        (jnp.ones(()), None, r"`x1` must hold examples"),
+        (jnp.ones((3, 4)), (jnp.ones((2, 4)), jnp.ones((3, 4))), r"`x2` must hold examples.*first axis"),
+    ]:
+        with pytest.raises(ValueError, match=text):
+            of(params, x1, x2)
