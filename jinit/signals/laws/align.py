@@ -255,7 +255,8 @@ def _with_moments(law: Law, levels: Levels, wanted: LevelMoments) -> Law:
     for after, before, variance in zip(means[1:], means, wanted.variances, strict=False):
         has = average(law, of=squared(after - before)).reshape(())
         tiny = xp.asarray(jnp.finfo(has.dtype).tiny, has.dtype)
-        out = out + (after - before) * xp.sqrt(variance.astype(has.dtype) / xp.maximum(has, tiny))
+        variance = xp.maximum(variance.astype(has.dtype), xp.zeros((), has.dtype))  # a difference, rounded
+        out = out + (after - before) * xp.sqrt(variance / xp.maximum(has, tiny))
     # Where squares overflow, as those of what stands for minus infinity in a mask, shape alone is kept.
     finite = xp.isfinite(xp.sum(xp.stack(wanted.variances)) if wanted.variances else wanted.mean)
     return dataclasses.replace(law, nodes=xp.where(finite, out, law.nodes))

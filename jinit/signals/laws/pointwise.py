@@ -157,7 +157,7 @@ def _exact(kind: str, laws: Sequence[Law]) -> Callable[[Levels], LevelMoments] |
         second = [a.mean**2, b.mean**2]
         variances = []
         for v, w in zip(a.variances, b.variances, strict=True):
-            variances.append((second[0] + v) * (second[1] + w) - second[0] * second[1])
+            variances.append(v * w + v * second[1] + w * second[0])
             second = [second[0] + v, second[1] + w]
         return LevelMoments(a.mean * b.mean, tuple(variances))
 
