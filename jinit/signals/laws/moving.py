@@ -221,6 +221,12 @@ def concatenated(parts: Sequence[Law], axis: int, shape: Sequence[int], name: Ha
     return mixture(parts, [p.shape[axis] for p in parts], frozenset([axis]), shape, name)
 
 
+def _standing_alone(law: Law, axes: Axes) -> Law:
+    """`law`, different along axes of which it has one entry among copies of another: no two are the same."""
+    roots = tuple(dataclasses.replace(r, axes=r.axes | axes) for r in law.roots)
+    return dataclasses.replace(law, roots=roots)
+
+
 def padded(law: Law, value: Law, eqn: Any, name: Hashable) -> Law:
     """`pad`: entries among copies of one value; negative padding cuts."""
     shape = eqn.outvars[0].aval.shape
@@ -230,9 +236,11 @@ def padded(law: Law, value: Law, eqn: Any, name: Hashable) -> Law:
         inside = size + min(low, 0) + min(high, 0) if interior == 0 else size
         kept *= inside / max(shape[i], 1)
         axes |= {i} if (low, high, interior) != (0, 0, 0) else set()
+    alone = frozenset(i for i in axes if law.shape[i] == 1)
     law = rearranged(law, frozenset(axes), shape, name)
     if kept >= 1.0:
         return law
+    law = _standing_alone(law, alone)
     roots = law.roots
     share = xp.asarray([kept, 1 - kept], jnp.float32)
     nodes = xp.stack([law.nodes, xp.broadcast_to(value.nodes.reshape(()), law.nodes.shape)])
