@@ -79,7 +79,12 @@ def _differences(site: str, field: str, predicted: Any, measured: Any) -> list[D
     error = measured.std(0, ddof=1) / len(measured) ** 0.5 + 1e-4 * abs(mean)  # float32
     with np.errstate(all="ignore"):
         return [
-            Difference(site, field, float(p / m) if m else float("nan") if p else 1.0, float((p - m) / e) if e else 0.0)
+            Difference(
+                site,
+                field,
+                float(p / m) if m else float("nan") if p else 1.0,
+                float((p - m) / e) if e else 0.0,
+            )
             for p, m, e in zip(predicted, mean, error, strict=True)
         ]
 

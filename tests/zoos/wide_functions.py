@@ -22,7 +22,9 @@ def _of_equinox(make: Any, run: Any, *inputs: Any) -> Made:
 
 @wide
 def equinox_conv(n: int) -> Made:
-    return _of_equinox(functools.partial(eqx.nn.Conv2d, n, n, 3), lambda m, x: jax.vmap(m)(x), array(4, n, 8, 8))
+    return _of_equinox(
+        functools.partial(eqx.nn.Conv2d, n, n, 3), lambda m, x: jax.vmap(m)(x), array(4, n, 8, 8)
+    )
 
 
 @wide
@@ -86,7 +88,10 @@ def fori_loop(n: int) -> Made:
 @wide
 def lax_map(n: int) -> Made:
     return plain(
-        lambda p, x: lax.map(lambda row: jnp.tanh(row[None] @ p["w"]), x) @ p["v"], (x_of(n),), w=(n, n), v=(n, n)
+        lambda p, x: lax.map(lambda row: jnp.tanh(row[None] @ p["w"]), x) @ p["v"],
+        (x_of(n),),
+        w=(n, n),
+        v=(n, n),
     )
 
 
@@ -191,16 +196,12 @@ def latents(n: int) -> Made:
         q, k, v = latents @ p["query"], x @ p["key"], x @ p["value"]
         return jax.nn.softmax(jnp.einsum("bld,bsd->bls", q, k) / n**0.5) @ v @ p["out"]
 
-    return plain(
-        apply, (text(n),), latents=(3, n), query=(n, n), key=(n, n), value=(n, n), out=(n, n)
-    )
+    return plain(apply, (text(n),), latents=(3, n), query=(n, n), key=(n, n), value=(n, n), out=(n, n))
 
 
 @wide
 def one_hot_lookup(n: int) -> Made:
-    return plain(
-        lambda p, i: jax.nn.one_hot(i, n) @ p["table"] @ p["w"], (ids(n),), table=(n, n), w=(n, n)
-    )
+    return plain(lambda p, i: jax.nn.one_hot(i, n) @ p["table"] @ p["w"], (ids(n),), table=(n, n), w=(n, n))
 
 
 @wide
@@ -215,7 +216,10 @@ def rms_norm_as_einsum(n: int) -> Made:
 @wide
 def frozen_encoder(n: int) -> Made:
     return plain(
-        lambda p, x: lax.stop_gradient(jnp.tanh(x @ p["encoder"])) @ p["head"], (x_of(n),), encoder=(n, n), head=(n, n)
+        lambda p, x: lax.stop_gradient(jnp.tanh(x @ p["encoder"])) @ p["head"],
+        (x_of(n),),
+        encoder=(n, n),
+        head=(n, n),
     )
 
 

@@ -117,8 +117,7 @@ def _windows(eqn: Any) -> dict[int, float]:
     before, after = eqn.invars[-1].aval.shape, eqn.outvars[0].aval.shape
     if eqn.primitive.name == "select_and_scatter_add":
         before, after = after, eqn.invars[0].aval.shape
-    rank = len(before)
-    ones = (1,) * rank
+    ones = (1,) * len(before)
     counts = {}
     for i, window in enumerate(p["window_dimensions"]):
         if window > 1:
@@ -134,7 +133,9 @@ def _window_sum(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
         i for i, (m, n) in enumerate(zip(law.shape, eqn.outvars[0].aval.shape, strict=True)) if m != n
     )
     axes = frozenset(counts)
-    summed = total(law, axes, eqn.outvars[0].aval.shape, name, keep=True, counts=counts)
+    steps = zip(eqn.params["base_dilation"], eqn.params["window_strides"], strict=True)
+    sliding = frozenset(i for i, step in enumerate(steps) if step == (1, 1))
+    summed = total(law, axes, eqn.outvars[0].aval.shape, name, keep=True, counts=counts, sliding=sliding)
     return [moving.rearranged(summed, strided - axes, eqn.outvars[0].aval.shape, name)]
 
 

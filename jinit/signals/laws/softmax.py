@@ -14,6 +14,7 @@ from jinit._typing import Array
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.contracting import normal_sum_of
 from jinit.signals.laws.law import Axes, Law, Root, average, constant, spread_by_axes, squared
+from jinit.signals.laws.runs import Reach
 
 # Times of the Laplace transform, in units of one over the sum of a row. In the logarithm of time the
 # integrands are smooth and fall off at both ends, so that equal steps are exact to six digits.
@@ -112,7 +113,7 @@ def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
             value = square * variance.reshape(())
             spreads[along | own] = spreads[along | own] + value if along | own in spreads else value
     zero = constant(xp.zeros((), p.nodes.dtype), p.shape, cotangent.dtype)
-    out = normal_sum_of(zero, spreads, name, linear=cotangent.is_linear)
+    out = normal_sum_of(zero, {Reach(k): v for k, v in spreads.items()}, name, linear=cotangent.is_linear)
     return dataclasses.replace(out, fixed_sums=frozenset([axes]))
 
 
