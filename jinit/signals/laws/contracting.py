@@ -113,9 +113,7 @@ def _add_spreads(
             continue  # what is the same for all terms meets a sum that does not vary
         both = together([own_a, own_b])
         moving = both.axes
-        terms = math.prod(
-            how.counts[k] * min(both.run(k), how.counts[k]) if k in moving else how.squares[k] for k in summed
-        )
+        terms = math.prod(how.terms(k, both.run(k)) if k in moving else how.squares[k] for k in summed)
         reach = together([own_a, own_b, *along]).along(frozenset(i for i in range(rank)) & real)
         if weight is not None and not (own_a, own_b)[weight].axes:
             reach = Reach(real)

@@ -151,7 +151,8 @@ def _scatter_to_largest(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
     gradient, operand = as_float(laws[0]), laws[1]
     counts, shape = _windows(eqn), eqn.outvars[0].aval.shape
     windows = math.prod(gradient.shape) * math.prod(counts.values()) / math.prod(shape)
-    return [to_the_largest(operand, gradient, counts, windows, shape, name)]
+    steps = {i: (eqn.params["window_strides"][i], gradient.shape[i]) for i in counts}
+    return [to_the_largest(operand, gradient, counts, windows, shape, name, steps)]
 
 
 def _scatter_add(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
