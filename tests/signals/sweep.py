@@ -2,8 +2,8 @@
 
     python -m tests.signals.sweep [--width 128] [--draws 24] [model …]
 
-For each model: in every field of every site, predicted over the mean over draws of the weights, the cotangent and
-what else a key decides, and how many standard errors of that mean lie between. The worst of each is printed.
+For each model: in every field of every site, predicted over the mean over draws of weights and cotangents,
+and how many standard errors of that mean lie between. The worst of each is printed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ import jax
 import numpy as np
 
 import jinit
-from tests.zoos import wide_functions
+import tests.zoos.wide_functions
+import tests.zoos.wide_loops  # noqa: F401
 from tests.zoos.wide import WIDE
-
-assert wide_functions
 
 FIELDS = ("input", "output", "cotangent", "weight_gradient")
 SCALES = {"bias": jinit.zeros, "scale": jinit.ones, "mean": jinit.zeros, "var": jinit.ones}

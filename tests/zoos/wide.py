@@ -13,11 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 
 import jinit
-from tests.zoos.layers import Shared as _Shared  # noqa: F401
-from tests.zoos.loops import doubled, straight_through
 from tests.zoos.member import array
 
 Made = tuple[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]]
@@ -218,7 +215,8 @@ for _name, _make in {
     "conv_local": lambda n: linen(nn.ConvLocal(n, (3, 3)), image(n)),
     "conv_circular": lambda n: linen(nn.Conv(n, (3, 3), padding="CIRCULAR"), image(n)),
     "conv_deep_same": lambda n: linen(
-        nn.Sequential([nn.Conv(n, (3, 3)), nn.relu, nn.Conv(n, (3, 3)), nn.relu, nn.Conv(n, (3, 3))]), image(n)
+        nn.Sequential([nn.Conv(n, (3, 3)), nn.relu, nn.Conv(n, (3, 3)), nn.relu, nn.Conv(n, (3, 3))]),
+        image(n),
     ),
     "conv_deep_circular": lambda n: linen(
         nn.Sequential(
@@ -234,7 +232,7 @@ for _name, _make in {
             ]
         ),
         image(n),
-    ),  # fmt: skip
+    ),
     "conv_avg_pool": lambda n: linen(
         nn.Sequential(
             [
@@ -243,7 +241,7 @@ for _name, _make in {
             ]
         ),
         image(n),
-    ),  # fmt: skip
+    ),
     "attention": lambda n: linen(nn.MultiHeadDotProductAttention(2), text(n)),
     "cross_attention": lambda n: linen(
         nn.MultiHeadDotProductAttention(2), text(n), array(4, 7, n, seed=5)

@@ -13,7 +13,7 @@ import numpy as np
 from jinit.signals.laws.align import canonical, levels_of
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.law import Axes, Law, Root, all_axes, as_float, forget_averages
-from jinit.signals.laws.runs import Reach, moved
+from jinit.signals.laws.runs import Reach, moved, runs_of
 from jinit.signals.laws.runs import split as split_runs
 from jinit.signals.laws.values import Held, Value
 
@@ -157,6 +157,19 @@ def split(law: Law, eqn: Any) -> list[Law]:
 
 def _cut(before: Sequence[int], after: Sequence[int]) -> Axes:
     return frozenset(i for i, (m, n) in enumerate(zip(before, after, strict=True)) if m != n)
+
+
+def tiled(law: Law, reps: Sequence[int], name: Hashable) -> Law:
+    """`tile`: the whole again and again, so that an entry is alike to as many as there are copies."""
+    shape = [n * r for n, r in zip(law.shape, reps, strict=True)]
+    again = frozenset(i for i, r in enumerate(reps) if r > 1)
+    law = rearranged(forget_averages(law) if again else law, again, shape, name)
+    roots = []
+    for root in law.roots:
+        reach = Reach(root.axes, root.runs)
+        runs = runs_of({i: reach.run(i) * reps[i] for i in root.axes})
+        roots.append(dataclasses.replace(root, runs=runs))
+    return dataclasses.replace(law, roots=tuple(roots))
 
 
 def dynamically_sliced(law: Law, shape: Sequence[int], name: Hashable) -> Law:

@@ -207,6 +207,7 @@ RULES: dict[str, Rule] = {
     "transpose": lambda e, x, n: [moving.transposed(x[0], e.params["permutation"])],
     "slice": lambda e, x, n: [moving.sliced(x[0], e)],
     "split": lambda e, x, n: moving.split(x[0], e),
+    "tile": lambda e, x, n: [moving.tiled(x[0], e.params["reps"], n)],
     "rev": lambda e, x, n: [moving.rearranged(x[0], frozenset(e.params["dimensions"]), x[0].shape, "rev")],
     "dynamic_slice": lambda e, x, n: [moving.dynamically_sliced(x[0], e.outvars[0].aval.shape, n)],
     "dynamic_update_slice": _update_slice,

@@ -74,9 +74,13 @@ def probabilities(z: Law, axes: Axes, name: Any) -> Law:
     tiny = xp.asarray(jnp.finfo(e.dtype).tiny, e.dtype)
     others = xp.maximum(count * seen - 1, xp.zeros((), e.dtype))
     typical = xp.maximum(count * average(z, varying, e), tiny)
-    x = xp.minimum(e / typical, _LARGEST)[..., None] * xp.asarray(_TIMES, e.dtype)  # `t e`
+    x = xp.minimum(e / typical, _LARGEST)[..., None] * xp.asarray(_TIMES, e.dtype).reshape(
+        (1,) * e.ndim + (-1,)
+    )  # `t e`
     survive = xp.exp(-x)
-    transform = average(z, varying, survive * (e > 0)[..., None]) / xp.maximum(seen, tiny)[..., None]
+    transform = (
+        average(z, varying, survive * (e > 0).astype(e.dtype)[..., None]) / xp.maximum(seen, tiny)[..., None]
+    )
     own = x * survive * xp.clip(transform, 0, 1) ** others[..., None]
     p, square = (_STEP * xp.sum(own * power, axis=-1) for power in (1, x))
     whole = xp.maximum(count * average(z, varying, p), tiny)  # one, but for rounding
