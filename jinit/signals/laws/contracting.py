@@ -109,10 +109,13 @@ def _add_spreads(
     still = [{Reach(): dataclasses.replace(q, nodes=squared(q.nodes))} for q, _ in parts]
     for (own_a, x), (own_b, y) in _pairs(still, [moving for _, moving in parts]):
         a, b = own_a.axes, own_b.axes
-        if laws[0].adds_to_nothing(summed, a, b) or laws[1].adds_to_nothing(summed, b, a):
-            continue  # what is the same for all terms meets a sum that does not vary
+        # What is the same for all terms meets a sum that does not vary, but for what padding leaves out.
+        fixed = laws[0].adds_to_nothing(summed, a, b) or laws[1].adds_to_nothing(summed, b, a)
         both = together([own_a, own_b])
         moving = both.axes
+        varies = how.left_out(moving) if fixed else 1.0
+        if not varies:
+            continue
         terms = math.prod(how.terms(k, both.run(k)) if k in moving else how.squares[k] for k in summed)
         reach = together([own_a, own_b, *along]).along(frozenset(i for i in range(rank)) & real)
         if weight is not None and not (own_a, own_b)[weight].axes:
@@ -121,13 +124,13 @@ def _add_spreads(
         # Two places share only those taps that padding leaves to both.
         still_at = {k: how.shared[k] for k in summed & how.shared.keys() if how.shared[k][0] not in moving}
         common = math.prod(two / how.counts[k] for k, (_, two) in still_at.items() if how.counts[k])
-        _add(spreads, reach, value * xp.asarray(terms * common, value.dtype))
+        _add(spreads, reach, value * xp.asarray(varies * terms * common, value.dtype))
         if common < 1:
             places = frozenset(place for place, _ in still_at.values()) & real
             _add(
                 spreads,
                 together([reach, Reach(places)]),
-                value * xp.asarray(terms * (1 - common), value.dtype),
+                value * xp.asarray(varies * terms * (1 - common), value.dtype),
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,13 @@ class Contraction:
     squares: Mapping[int, float]
     shared: Mapping[int, tuple[int, float]] = dataclasses.field(default_factory=dict)
     meets: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def left_out(self, along: Axes) -> float:
+        """The share of taps along these axes that meet no entry.
+
+        Of `n` terms that sum to zero, `m` add up to `m (1 - m/n)` variances.
+        """
+        return 1 - math.prod(float(meets.mean()) for k, meets in self.meets.items() if k in along)
 
     def terms(self, index: int, run: float) -> float:
         """To how many variances a sum over an index adds up, of entries alike in runs of this length."""
