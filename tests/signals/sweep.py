@@ -67,7 +67,7 @@ def compared(name: str, *, width: int, draws: int) -> list[Difference]:
             theirs = np.ravel(np.asarray(moments.second_moment, float))
             found += _differences(site, field, theirs, measured)
             if field == "output":
-                size = np.sqrt(measured.mean(0))
+                size = np.sqrt(measured.mean(0)) + np.finfo(np.float32).tiny
                 means = np.array([np.ravel(m.mean) for m in of_draws], float) / size
                 found += _differences(site, "mean", 1 + np.ravel(moments.mean) / size, 1 + means)
     return found

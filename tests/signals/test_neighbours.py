@@ -109,3 +109,16 @@ def test_alike_in_a_row():
     assert alike_in(4, 3.0, sliding=False) == 3
     assert alike_in(2, 3.0, sliding=False) == 2
     assert alike_in(4, 1.0, sliding=True) == 1
+
+
+def test_padding_leaves_places_out_of_a_sum_that_is_zero():
+    """Of 8 places the outer taps of 3 meet 7: `m (1 - m/n)` is 7/8 for two of three, and zero for one."""
+
+    def apply(p: Any, x: Any) -> Any:
+        x = jax.lax.conv_general_dilated(x, p["w"], (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC"))
+        return x - x.mean((0, 1), keepdims=True)
+
+    shapes = {"w": jax.ShapeDtypeStruct((3, 4, 16), "float32")}
+    record = jinit.predict(apply, weights={"w": 1 / 12})(shapes, jnp.ones((32, 8, 4)))["w"]
+    expected = 32 * 2 * (7 / 8) / 3 * record.cotangent.second_moment  # type: ignore[union-attr]
+    np.testing.assert_allclose(record.weight_gradient.second_moment, expected, rtol=1e-4)  # type: ignore[union-attr]

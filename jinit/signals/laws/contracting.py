@@ -179,7 +179,7 @@ def normal_sum_of(
         members[next(i for i, level in enumerate(levels) if reach.axes <= level)].append((reach, variance))
     out = mean
     for i, (axes, parts) in enumerate(zip(levels, members, strict=True)):
-        variance = sum((v for _, v in parts), xp.zeros((), mean.nodes.dtype))
+        variance: Any = sum((v for _, v in parts), xp.zeros((), mean.nodes.dtype))
         if variance.ndim:
             variance = variance.reshape(variance.shape + (1,) * i)
         runs = summed_reach(parts, axes, mean.shape).runs

@@ -39,11 +39,12 @@ class Contraction:
     meets: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def left_out(self, along: Axes) -> float:
-        """The share of taps along these axes that meet no entry.
+        """What of a fixed sum varies where padding leaves taps along these axes out, over that of free terms.
 
-        Of `n` terms that sum to zero, `m` add up to `m (1 - m/n)` variances.
+        Of `n` terms that sum to zero, `m` add up to `m (1 - m/n)` variances: on average over places.
         """
-        return 1 - math.prod(float(meets.mean()) for k, meets in self.meets.items() if k in along)
+        met = (self.squares[k] / (self.counts[k] * m.shape[1]) for k, m in self.meets.items() if k in along)
+        return 1 - math.prod(met)
 
     def terms(self, index: int, run: float) -> float:
         """To how many variances a sum over an index adds up, of entries alike in runs of this length."""
