@@ -23,10 +23,12 @@ from jinit.signals.laws.law import (
     average,
     constant,
     plus_normal,
+    spread_by_reach,
     squared,
     without,
 )
 from jinit.signals.laws.quadrature import gaussian
+from jinit.signals.laws.runs import Runs, summed
 
 Levels = tuple[Axes, ...]
 
@@ -153,7 +155,7 @@ def canonical(
     """
     law = as_float(law)
     kind = COTANGENT if (law.is_linear if linear is None else linear) else SIGNAL
-    roots = tuple(Root((name, i), axes, kind) for i, axes in enumerate(levels))
+    roots = tuple(Root((name, i), axes, kind, runs=_runs(law, levels, i)) for i, axes in enumerate(levels))
     sizes = tuple(sizes or SIZES[len(levels)])
     if _is_canonical(law, levels, kind, sizes) and moments is None:
         return dataclasses.replace(law, roots=roots, is_normal=False)
@@ -194,8 +196,18 @@ def fewer_cotangents(law: Law, name: Hashable) -> Law:
     out = without(law, ours, x)
     for i, (axes, variance) in enumerate(zip(levels, means[::-1], strict=True)):
         spread = variance.nodes.reshape(variance.nodes.shape + (1,) * i)
-        out = plus_normal(out, spread, Root((name, i), axes, COTANGENT), 2)
+        root = Root((name, i), axes, COTANGENT, runs=_runs(law, levels, i))
+        out = plus_normal(out, spread, root, 2)
     return out
+
+
+def _runs(law: Law, levels: Levels, level: int) -> Runs:
+    """The runs of what differs at a level."""
+    if not any(r.runs for r in law.roots):
+        return ()
+    _, found = spread_by_reach(law, range(len(law.roots)))
+    here = [(r, v) for r, v in found.items() if next(i for i, a in enumerate(levels) if r.axes <= a) == level]
+    return summed(here, levels[level], law.shape).runs
 
 
 def _levels_of_cotangents(law: Law, ours: Sequence[int]) -> Levels:
@@ -255,7 +267,8 @@ def _with_moments(law: Law, levels: Levels, wanted: LevelMoments) -> Law:
     for after, before, variance in zip(means[1:], means, wanted.variances, strict=False):
         has = average(law, of=squared(after - before)).reshape(())
         tiny = xp.asarray(jnp.finfo(has.dtype).tiny, has.dtype)
-        out = out + (after - before) * xp.sqrt(variance.astype(has.dtype) / xp.maximum(has, tiny))
+        variance = xp.maximum(variance.astype(has.dtype), xp.zeros((), has.dtype))  # a difference, rounded
+        out = out + (after - before) * xp.sqrt(variance / xp.maximum(has, tiny))
     # Where squares overflow, as those of what stands for minus infinity in a mask, shape alone is kept.
     finite = xp.isfinite(xp.sum(xp.stack(wanted.variances)) if wanted.variances else wanted.mean)
     return dataclasses.replace(law, nodes=xp.where(finite, out, law.nodes))

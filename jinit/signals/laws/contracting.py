@@ -23,13 +23,15 @@ from jinit.signals.laws.law import (
     average,
     constant,
     plus_normal,
-    spread_by_axes,
+    spread_by_reach,
     squared,
     without,
 )
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.moving import relabelled
 from jinit.signals.laws.pointwise import LAYER, LIMIT, TIDY, grid_of, narrowed, spread, union, weights_of
+from jinit.signals.laws.runs import Reach, alike_in, runs_of, together
+from jinit.signals.laws.runs import summed as summed_reach
 
 
 def contract(
@@ -58,10 +60,11 @@ def contract(
     quiet = [_still_and_moving(law, summed)[0] for law in laws]
     roots = union(quiet)
     mean = _product(quiet, roots) * xp.asarray(math.prod(how.counts.values()), quiet[0].nodes.dtype)
-    spreads: dict[Axes, Any] = {}
+    spreads: dict[Reach, Any] = {}
     for (one, along_a), (other, along_b) in itertools.product(*map(_by_cotangent, laws)):
-        _add_spreads(spreads, (one, other), along_a | along_b, how, roots, weight)
-    squeezed = [dataclasses.replace(r, axes=frozenset(i for i in r.axes if i < rank)) for r in roots]
+        _add_spreads(spreads, (one, other), (along_a, along_b), how, roots, weight)
+    left = [Reach(r.axes, r.runs).along(frozenset(range(rank))) for r in roots]
+    squeezed = [dataclasses.replace(r, axes=x.axes, runs=x.runs) for r, x in zip(roots, left, strict=True)]
     law = Law(mean, weights_of(quiet, roots), tuple(squeezed), how.shape, jnp.dtype(dtype))
     linear = any(x.is_linear for x in laws)
     out = normal_sum_of(law, spreads, name, linear=linear, common=weight is not None)
@@ -72,7 +75,7 @@ def contract(
     return dataclasses.replace(out, fixed_sums=fixed[0] | fixed[1])
 
 
-def _by_cotangent(law: Law) -> list[tuple[Law, Axes]]:
+def _by_cotangent(law: Law) -> list[tuple[Law, Reach]]:
     """A gradient, linear in its cotangents, as what comes of each, and the axes along which that differs.
 
     A cotangent may stay the same along a sum. What it is multiplied by differs along its axes all the same.
@@ -81,45 +84,54 @@ def _by_cotangent(law: Law) -> list[tuple[Law, Axes]]:
     parts = []
     for i in ours:
         others = [k for k in ours if k != i]
-        parts.append((without(law, others, average(law, others)), law.roots[i].axes))
-    return parts or [(law, frozenset())]
+        parts.append((without(law, others, average(law, others)), together([law.roots[i]])))
+    return parts or [(law, Reach())]
 
 
-def _still_and_moving(law: Law, summed: Axes) -> tuple[Law, dict[Axes, Law]]:
-    """The mean over the roots that vary along the sum, and by axes the variances of what they add to it."""
+def _still_and_moving(law: Law, summed: Axes) -> tuple[Law, dict[Reach, Law]]:
+    """The mean over the roots that vary along the sum, and by reach the variances of what they add to it."""
     varying = [i for i, r in enumerate(law.roots) if r.axes & summed]
-    mean, found = spread_by_axes(law, varying)
-    return without(law, varying, mean), {axes: without(law, varying, v) for axes, v in found.items()}
+    mean, found = spread_by_reach(law, varying)
+    return without(law, varying, mean), {reach: without(law, varying, v) for reach, v in found.items()}
 
 
 def _add_spreads(
-    spreads: dict[Axes, Array],
+    spreads: dict[Reach, Array],
     laws: tuple[Law, Law],
-    along: Axes,
+    along: tuple[Reach, Reach],
     how: Contraction,
     roots: tuple[Root, ...],
     weight: int | None,
 ) -> None:
-    """The variances of sums of products of which a factor varies, by the axes along which they differ."""
+    """The variances of sums of products of which a factor varies, by how they differ."""
     rank, summed, real = len(how.shape), frozenset(how.counts), all_axes(how.shape)
     parts = [_still_and_moving(law, summed) for law in laws]
-    still = [{frozenset[int](): dataclasses.replace(q, nodes=squared(q.nodes))} for q, _ in parts]
+    still = [{Reach(): dataclasses.replace(q, nodes=squared(q.nodes))} for q, _ in parts]
     for (own_a, x), (own_b, y) in _pairs(still, [moving for _, moving in parts]):
-        if laws[0].adds_to_nothing(summed, own_a, own_b) or laws[1].adds_to_nothing(summed, own_b, own_a):
-            continue  # what is the same for all terms meets a sum that does not vary
-        moving = own_a | own_b
-        terms = math.prod(how.counts[k] if k in moving else how.squares[k] for k in summed)
-        axes = frozenset(i for i in moving | along if i < rank) & real
-        if weight is not None and not (own_a, own_b)[weight]:
-            axes = real
+        a, b = own_a.axes, own_b.axes
+        # What is the same for all terms meets a sum that does not vary, but for what padding leaves out.
+        fixed = laws[0].adds_to_nothing(summed, a, b) or laws[1].adds_to_nothing(summed, b, a)
+        both = together([own_a, own_b])
+        moving = both.axes
+        varies = how.left_out(moving) if fixed else 1.0
+        if not varies:
+            continue
+        terms = math.prod(how.terms(k, both.run(k)) if k in moving else how.squares[k] for k in summed)
+        reach = together([own_a, own_b, *along]).along(frozenset(i for i in range(rank)) & real)
+        if weight is not None and not (own_a, own_b)[weight].axes:
+            reach = Reach(real)
         value = _product((x, y), roots)
         # Two places share only those taps that padding leaves to both.
         still_at = {k: how.shared[k] for k in summed & how.shared.keys() if how.shared[k][0] not in moving}
-        common = math.prod(both / how.counts[k] for k, (_, both) in still_at.items() if how.counts[k])
-        _add(spreads, axes, value * xp.asarray(terms * common, value.dtype))
+        common = math.prod(two / how.counts[k] for k, (_, two) in still_at.items() if how.counts[k])
+        _add(spreads, reach, value * xp.asarray(varies * terms * common, value.dtype))
         if common < 1:
             places = frozenset(place for place, _ in still_at.values()) & real
-            _add(spreads, axes | places, value * xp.asarray(terms * (1 - common), value.dtype))
+            _add(
+                spreads,
+                together([reach, Reach(places)]),
+                value * xp.asarray(varies * terms * (1 - common), value.dtype),
+            )
 
 
 def _quiet(law: Law, summed: Axes) -> Law:
@@ -130,8 +142,8 @@ def _quiet(law: Law, summed: Axes) -> Law:
     return dataclasses.replace(law, nodes=nodes, weights=weights, roots=roots)
 
 
-def _add(spreads: dict[Axes, Array], axes: Axes, variance: Array) -> None:
-    spreads[axes] = spreads[axes] + variance if axes in spreads else variance
+def _add(spreads: dict[Any, Array], key: Any, variance: Array) -> None:
+    spreads[key] = spreads[key] + variance if key in spreads else variance
 
 
 def _pairs(still: Any, moving: Any) -> list[Any]:
@@ -151,27 +163,35 @@ def _product(laws: Sequence[Law], roots: tuple[Root, ...]) -> Array:
 
 
 def normal_sum_of(
-    mean: Law, spreads: dict[Axes, Array], name: Hashable, *, linear: bool, common: bool = False
+    mean: Law, spreads: dict[Reach, Array], name: Hashable, *, linear: bool, common: bool = False
 ) -> Law:
     """`mean` plus a normal for each set of axes."""
-    levels = levels_by_variance(spreads, mean.shape, common=common)
+    levels = levels_by_variance(_by_axes(spreads), mean.shape, common=common)
     mean = dataclasses.replace(mean, is_normal=not mean.roots)
     sizes = _sizes_beside(mean, len(levels))
     if linear or mean.nodes.size * math.prod(sizes) > TIDY:
         mean, spreads = _all_normal(mean, spreads)
-        levels = levels_by_variance(spreads, mean.shape, common=common)
+        levels = levels_by_variance(_by_axes(spreads), mean.shape, common=common)
         sizes = SIZES[len(levels)]
     kind = COTANGENT if linear else SIGNAL
-    totals = [xp.zeros((), mean.nodes.dtype)] * len(levels)
-    for axes, variance in spreads.items():
-        at = next(i for i, level in enumerate(levels) if axes <= level)
-        totals[at] = totals[at] + variance
+    members: list[list[tuple[Reach, Any]]] = [[] for _ in levels]
+    for reach, variance in spreads.items():
+        members[next(i for i, level in enumerate(levels) if reach.axes <= level)].append((reach, variance))
     out = mean
-    for i, (axes, variance) in enumerate(zip(levels, totals, strict=True)):
+    for i, (axes, parts) in enumerate(zip(levels, members, strict=True)):
+        variance: Any = sum((v for _, v in parts), xp.zeros((), mean.nodes.dtype))
         if variance.ndim:
             variance = variance.reshape(variance.shape + (1,) * i)
-        out = plus_normal(out, variance, Root((name, i), axes, kind), sizes[i])
+        runs = summed_reach(parts, axes, mean.shape).runs
+        out = plus_normal(out, variance, Root((name, i), axes, kind, runs=runs), sizes[i])
     return out
+
+
+def _by_axes(spreads: Mapping[Reach, Array]) -> dict[Axes, Array]:
+    found: dict[Axes, Array] = {}
+    for reach, variance in spreads.items():
+        _add(found, reach.axes, variance)
+    return found
 
 
 def _sizes_beside(mean: Law, count: int) -> tuple[int, ...]:
@@ -185,19 +205,21 @@ def _sizes_beside(mean: Law, count: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _all_normal(mean: Law, spreads: dict[Axes, Array]) -> tuple[Law, dict[Axes, Array]]:
+def _all_normal(mean: Law, spreads: dict[Reach, Array]) -> tuple[Law, dict[Reach, Array]]:
     """The roots of the mean, too, as normals, and all variances averaged."""
-    totals: dict[Axes, Any] = {
-        axes: average(mean, of=v).reshape(()) if v.ndim else v for axes, v in spreads.items()
+    totals: dict[Reach, Any] = {
+        reach: average(mean, of=v).reshape(()) if v.ndim else v for reach, v in spreads.items()
     }
-    _, found = spread_by_axes(mean, range(len(mean.roots)))
-    for axes, v in found.items():
-        totals[axes] = totals.get(axes, xp.zeros((), v.dtype)) + v.reshape(())
+    _, found = spread_by_reach(mean, range(len(mean.roots)))
+    for reach, v in found.items():
+        _add(totals, reach, v.reshape(()))
     return constant(average(mean).reshape(()), mean.shape, mean.dtype), totals
 
 
-def total(law: Law, axes: Axes, shape: Sequence[int], name: Hashable, *, keep: bool = False,
-          counts: Mapping[int, float] | None = None) -> Law:  # fmt: skip
+def total(
+    law: Law, axes: Axes, shape: Sequence[int], name: Hashable, *, keep: bool = False,
+    counts: Mapping[int, float] | None = None, sliding: Axes = frozenset(),
+) -> Law:  # fmt: skip
     """The law of the sum over `axes`.
 
     By the law of large numbers that is its mean, given the roots that it does not average, and a normal
@@ -210,24 +232,30 @@ def total(law: Law, axes: Axes, shape: Sequence[int], name: Hashable, *, keep: b
       name: for the new root.
       keep: whether the remainder stays where the sum is broadcast again, as that of a pooling does.
       counts: number of terms along each axis, if not all.
+      sliding: axes along which windows begin at every entry, and share most of theirs.
     """
     n = {i: float(law.shape[i]) for i in axes} if counts is None else dict(counts)
     varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
-    mean, found = spread_by_axes(law, varying)
+    mean, found = spread_by_reach(law, varying)
     out = without(law, varying, mean * xp.asarray(math.prod(n.values()), mean.dtype))
     out = dataclasses.replace(out, shape=tuple(shape), fixed_sums=_left_of_sums(law, axes, counts))
     spread_out: Any = 0.0
-    left: Axes = frozenset()
+    parts: list[tuple[Reach, Array]] = []
     for moving, variance in found.items():
-        if counts is None and law.adds_to_nothing(axes, moving):
+        if counts is None and law.adds_to_nothing(axes, moving.axes):
             continue
-        terms = math.prod(n[i] if i in moving else n[i] ** 2 for i in n)
-        spread_out = spread_out + xp.squeeze(variance, tuple(varying)) * xp.asarray(terms, variance.dtype)
-        left |= moving
-    left = left & all_axes(shape)
+        alike = {i: alike_in(n[i], moving.run(i), sliding=i in sliding) for i in n}
+        terms = math.prod(n[i] * alike[i] if i in moving.axes else n[i] ** 2 for i in n)
+        variance = xp.squeeze(variance, tuple(varying)) * xp.asarray(terms, variance.dtype)
+        spread_out = spread_out + variance
+        longer = {k: n[k] / alike[k] * shape[k] / law.shape[k] if k in n else 1.0 for k in moving.axes}
+        reach = Reach(moving.axes, runs_of({k: moving.run(k) * longer[k] for k in moving.axes}))
+        parts.append((reach, variance))
+    left = frozenset[int]().union(*(r.axes for r, _ in parts)) & all_axes(shape)
     if not varying or not left:
         return out
-    root = Root(name, left, COTANGENT if law.is_linear else SIGNAL, average=not keep)
+    mine = summed_reach(parts, left, shape).runs
+    root = Root(name, left, COTANGENT if law.is_linear else SIGNAL, average=not keep, runs=mine)
     return plus_normal(out, spread_out, root, 64 if keep else 5)
 
 

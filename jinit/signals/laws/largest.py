@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 
 from jinit._typing import Array
+from jinit.signals.laws.align import canonical, fewer_cotangents, levels_of
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.extremes import chance_of_being_largest
 from jinit.signals.laws.law import (
@@ -21,10 +24,13 @@ from jinit.signals.laws.law import (
     Root,
     all_axes,
     average,
-    constant,
     plus_normal,
     squared,
+    without,
 )
+from jinit.signals.laws.moving import relabelled
+from jinit.signals.laws.pointwise import pointwise
+from jinit.signals.laws.runs import Reach, runs_of
 
 BACKWARD = "pullback_of_largest"
 
@@ -83,6 +89,7 @@ def to_the_largest(
     windows: float,
     shape: Sequence[int],
     name: Hashable,
+    steps: Mapping[int, tuple[int, int]] = MappingProxyType({}),
 ) -> Law:
     """A gradient at the largest of each window: as likely as each entry is that.
 
@@ -93,17 +100,71 @@ def to_the_largest(
       windows: in how many windows an entry lies.
       shape: of the result.
       name: of the new root.
+      steps: entries from one window to the next and number of windows, by axis; of one window if left out.
     """
-    count = math.prod(counts.values())
-    chance = chance_of_being_largest(operand, frozenset(counts), count)  # type: ignore[arg-type]
-    second = average(cotangent, of=squared(cotangent.nodes)).reshape(())
-    out = constant(xp.zeros(()), shape, cotangent.dtype)
-    out = dataclasses.replace(
+    axes, count = frozenset(counts), math.prod(counts.values())
+    chance = chance_of_being_largest(operand, axes, count)  # type: ignore[arg-type]
+    hits = dataclasses.replace(
         operand,
-        nodes=xp.zeros(operand.nodes.shape, out.nodes.dtype),
+        nodes=chance * xp.asarray(windows, chance.dtype),
         shape=tuple(shape),
-        dtype=out.dtype,
+        dtype=jnp.dtype(chance.dtype),
         fixed_sums=frozenset(),
     )
+    twice = dataclasses.replace(hits, nodes=_hits_squared(operand, axes, counts, steps))
+    kept = _kept(cotangent, axes, shape, name, alone=windows == 1)
+    rest = average(cotangent, of=squared(cotangent.nodes)) - average(kept, of=squared(kept.nodes)).reshape(-1)
+    rest = xp.maximum(rest, xp.zeros_like(rest)).reshape(())
+
+    def given(hit: Array, two: Array, back: Array) -> list[Array]:
+        mean = hit * back
+        return [mean, two * squared(back) + hit * rest - squared(mean)]
+
+    aval = jax.ShapeDtypeStruct(tuple(shape), cotangent.dtype)
+    out, variance = pointwise(given, [hits, twice, kept], [aval, aval], name)
     root = Root(name, all_axes(shape), COTANGENT if cotangent.is_linear else SIGNAL)
-    return plus_normal(out, chance * second * xp.asarray(windows, second.dtype), root, 2)
+    same = out.roots == variance.roots and out.nodes.shape == variance.nodes.shape
+    spread = variance.nodes if same else average(variance).reshape(())
+    out = plus_normal(dataclasses.replace(out, fixed_sums=frozenset()), spread, root, 2)
+    return fewer_cotangents(out, (name, "fewer")) if out.is_linear else out
+
+
+def _hits_squared(
+    operand: Law, axes: Axes, counts: Mapping[int, float], steps: Mapping[int, tuple[int, int]]
+) -> Array:
+    """Mean square of the number of windows of which an entry is the largest, at every node.
+
+    Of two windows, `d` steps apart along an axis, it is the largest if it is that of all that lies in either.
+    """
+    pairs = []
+    for k, n in counts.items():
+        step, places = steps.get(k, (operand.shape[k], 1))
+        apart = range(min(math.ceil(n / step), places))
+        often = [(2 if d else 1) * (places - d) * (n - d * step) / operand.shape[k] for d in apart]
+        pairs.append([(m, n - d * step) for d, m in enumerate(often)])
+    total, whole = xp.zeros((), operand.nodes.dtype), math.prod(counts.values())
+    for offsets in itertools.product(*pairs):
+        either = 2 * whole - math.prod(overlap for _, overlap in offsets)
+        chance = chance_of_being_largest(operand, axes, either)  # type: ignore[arg-type]
+        total = total + chance * xp.asarray(math.prod(often for often, _ in offsets), chance.dtype)
+    return total
+
+
+def _kept(cotangent: Law, axes: Axes, shape: Sequence[int], name: Hashable, *, alone: bool) -> Law:
+    """What comes back to a window, at all of its entries: in runs where windows do not overlap.
+
+    Where they do, what one window alone gets back is left out.
+    """
+    if len(cotangent.shape) < len(shape):
+        others = [frozenset([i]) for i in range(len(shape)) if i not in axes]
+        return relabelled(cotangent, others, shape)
+    cotangent = canonical(cotangent, levels_of(cotangent), (name, "back"))
+    own = [] if alone else [i for i, r in enumerate(cotangent.roots) if r.axes & axes]
+    law = without(cotangent, own, average(cotangent, own))
+    roots = []
+    for root in law.roots:
+        reach = Reach(root.axes, root.runs)
+        longer = {k: shape[k] / law.shape[k] if k in axes else 1.0 for k in root.axes}
+        runs = runs_of({k: reach.run(k) * longer[k] for k in root.axes})
+        roots.append(dataclasses.replace(root, name=(root.name, "window"), runs=runs))
+    return dataclasses.replace(law, roots=tuple(roots), shape=tuple(shape))

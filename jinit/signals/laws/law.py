@@ -15,8 +15,8 @@ import numpy as np
 from jinit._typing import Array, at_least_float32
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.quadrature import gaussian
+from jinit.signals.laws.runs import Axes, Reach, Runs, together
 
-Axes = frozenset[int]
 SIGNAL, WEIGHT, COTANGENT, MASK = "signal", "weight", "cotangent", "mask"
 
 
@@ -31,12 +31,14 @@ class Root:
         are linear in it; MASK, of which entries count, kept apart from the others while grids allow it.
       average: whether it is what is left of an average over entries, to be forgotten where the average
         is broadcast back to what it was taken over.
+      runs: of axes along which the copies come in runs, to how many entries one is alike (`Reach`).
     """
 
     name: Hashable
     axes: Axes
     kind: str = SIGNAL
     average: bool = False
+    runs: Runs = ()
 
 
 @jax.tree_util.register_dataclass
@@ -215,30 +217,38 @@ def components(law: Law, varying: Sequence[int]) -> list[tuple[frozenset[int], A
 
 
 def spread_by_axes(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Axes, Array]]:
-    """Mean and, by the axes along which it differs, variance of the parts of an entry.
+    """Mean and, by the axes along which it differs, variance of the parts of an entry."""
+    mean, by_reach = spread_by_reach(law, varying)
+    found: dict[Axes, Array] = {}
+    for reach, variance in by_reach.items():
+        _add(found, reach.axes, variance)
+    return mean, found
+
+
+def spread_by_reach(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Reach, Array]]:
+    """Mean and, by how it differs, variance of the parts of an entry.
 
     Both are conditional on the roots that are not at positions `varying`, and keep all axes of the nodes.
     """
     order = sorted(varying, key=lambda i: (len(law.roots[i].axes), sorted(law.roots[i].axes)))
     chain = all(law.roots[i].axes <= law.roots[j].axes for i, j in itertools.pairwise(order))
-    found: dict[Axes, Array] = {}
+    chain = chain and not any(law.roots[i].runs for i in order)
+    found: dict[Reach, Array] = {}
     if not chain:
         parts = components(law, varying)
         for own, x in parts[1:]:
-            _add(
-                found, frozenset().union(*(law.roots[i].axes for i in own)), average(law, varying, squared(x))
-            )
+            _add(found, together(law.roots[i] for i in own), average(law, varying, squared(x)))
         return parts[0][1], found
     x = law.nodes  # with nested axes, what a root adds to those before it differs along its own
     for i in reversed(order):
         mean = average(law, [i], x)
-        _add(found, law.roots[i].axes, average(law, varying, squared(x - mean)))
+        _add(found, Reach(law.roots[i].axes), average(law, varying, squared(x - mean)))
         x = mean
     return x, found
 
 
-def _add(found: dict[Axes, Array], axes: Axes, variance: Array) -> None:
-    found[axes] = found[axes] + variance if axes in found else variance
+def _add(found: dict[Any, Array], key: Any, variance: Array) -> None:
+    found[key] = found[key] + variance if key in found else variance
 
 
 def squared(x: Array) -> Array:

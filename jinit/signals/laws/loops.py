@@ -151,6 +151,7 @@ def _join(old: Value, new: Value, name: Name) -> Value:
     if not jnp.issubdtype(a.dtype, jnp.inexact):
         return Unknown("a loop carries whole numbers that depend on signals")
     form = canonical(a, levels, name, linear=a.is_linear or b.is_linear)
+    form = moving.without_runs(form, frozenset(range(len(form.shape))))
     return dataclasses.replace(form, origin=name, fixed_sums=frozenset())
 
 

@@ -13,6 +13,8 @@ import numpy as np
 from jinit.signals.laws.align import canonical, levels_of
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.law import Axes, Law, Root, all_axes, as_float, forget_averages
+from jinit.signals.laws.runs import Reach, moved, runs_of
+from jinit.signals.laws.runs import split as split_runs
 from jinit.signals.laws.values import Held, Value
 
 # For each axis of the operand, the axes of the result along which its entries now stand.
@@ -28,7 +30,8 @@ def relabelled(
     for root in law.roots:
         axes = frozenset().union(*(axis_map[i] for i in root.axes)) & real
         name = rename(root) if rename is not None else root.name
-        roots.append(dataclasses.replace(root, name=name, axes=axes))
+        runs = tuple((k, b) for k, b in moved(root, axis_map, law.shape) if k in real)
+        roots.append(dataclasses.replace(root, name=name, axes=axes, runs=runs))
     fixed = frozenset(_moved(axes, axis_map) & real for axes in law.fixed_sums) - {frozenset()}
     return dataclasses.replace(law, roots=tuple(roots), shape=tuple(shape), fixed_sums=fixed)
 
@@ -77,7 +80,8 @@ def reshaped(law: Law, shape: Sequence[int]) -> Law:
     """`reshape`: axes split and merge in groups of equal size."""
     axis_map: list[Axes] = [frozenset()] * len(law.shape)
     mixed: set[int] = set()
-    for before, after in _groups(law.shape, shape):
+    groups = _groups(law.shape, shape)
+    for before, after in groups:
         for i in before:
             axis_map[i] = frozenset(after)
         if len(before) > 1 or len(after) > 1:
@@ -91,7 +95,11 @@ def reshaped(law: Law, shape: Sequence[int]) -> Law:
             return base if original == tuple(shape) else root.name
         return (root.name, "reshape", law.shape)
 
-    return relabelled(law, axis_map, shape, rename)
+    law = relabelled(law, axis_map, shape, rename)
+    roots = tuple(
+        dataclasses.replace(r, runs=split_runs(r.runs, groups, shape)) if r.runs else r for r in law.roots
+    )
+    return dataclasses.replace(law, roots=roots)
 
 
 def _tagged(name: Hashable, tag: str) -> bool:
@@ -124,11 +132,19 @@ def rearranged(law: Law, axes: Axes, shape: Sequence[int], tag: Hashable) -> Law
     return relabelled(law, same, shape, lambda r: (r.name, tag) if r.axes & axes else r.name)
 
 
+def without_runs(law: Law, axes: Axes) -> Law:
+    """`law`, no neighbours alike along these axes."""
+    left = [Reach(r.axes, r.runs).along(r.axes - axes).runs for r in law.roots]
+    roots = tuple(dataclasses.replace(r, runs=runs) for r, runs in zip(law.roots, left, strict=True))
+    return dataclasses.replace(law, roots=roots)
+
+
 def sliced(law: Law, eqn: Any) -> Law:
     """`slice`."""
     shape = eqn.outvars[0].aval.shape
     p = eqn.params
     tag = ("slice", p["start_indices"], p["limit_indices"], p["strides"])
+    law = without_runs(law, frozenset(i for i, s in enumerate(p["strides"] or ()) if s > 1))
     return rearranged(law, _cut(law.shape, shape), shape, tag)
 
 
@@ -141,6 +157,19 @@ def split(law: Law, eqn: Any) -> list[Law]:
 
 def _cut(before: Sequence[int], after: Sequence[int]) -> Axes:
     return frozenset(i for i, (m, n) in enumerate(zip(before, after, strict=True)) if m != n)
+
+
+def tiled(law: Law, reps: Sequence[int], name: Hashable) -> Law:
+    """`tile`: the whole again and again, so that an entry is alike to as many as there are copies."""
+    shape = [n * r for n, r in zip(law.shape, reps, strict=True)]
+    again = frozenset(i for i, r in enumerate(reps) if r > 1)
+    law = rearranged(forget_averages(law) if again else law, again, shape, name)
+    roots = []
+    for root in law.roots:
+        reach = Reach(root.axes, root.runs)
+        runs = runs_of({i: reach.run(i) * reps[i] for i in root.axes})
+        roots.append(dataclasses.replace(root, runs=runs))
+    return dataclasses.replace(law, roots=tuple(roots))
 
 
 def dynamically_sliced(law: Law, shape: Sequence[int], name: Hashable) -> Law:
@@ -163,6 +192,7 @@ def gathered(law: Law, eqn: Any, name: Hashable) -> Law:
             (frozenset([place[i]]) if i in place else frozenset()) | (batch if partial else frozenset())
         )
         picked |= {i} if partial else set()
+    law = without_runs(law, frozenset(picked))
     law = dataclasses.replace(law, fixed_sums=law.sums_left(frozenset(picked)))
     return relabelled(law, axis_map, shape, lambda r: (r.name, name) if r.axes & picked else r.name)
 
@@ -188,6 +218,7 @@ def _is_constant_along(x: Any, axis: int) -> bool:
 
 def repeated(law: Law, axes: Axes) -> Law:
     """`law`, the same along these axes."""
+    law = without_runs(law, axes)
     roots = tuple(dataclasses.replace(r, axes=r.axes - axes) for r in law.roots)
     return dataclasses.replace(law, roots=roots)
 
@@ -221,6 +252,12 @@ def concatenated(parts: Sequence[Law], axis: int, shape: Sequence[int], name: Ha
     return mixture(parts, [p.shape[axis] for p in parts], frozenset([axis]), shape, name)
 
 
+def _standing_alone(law: Law, axes: Axes) -> Law:
+    """`law`, different along axes of which it has one entry among copies of another: no two are the same."""
+    roots = tuple(dataclasses.replace(r, axes=r.axes | axes) for r in law.roots)
+    return dataclasses.replace(law, roots=roots)
+
+
 def padded(law: Law, value: Law, eqn: Any, name: Hashable) -> Law:
     """`pad`: entries among copies of one value; negative padding cuts."""
     shape = eqn.outvars[0].aval.shape
@@ -230,9 +267,12 @@ def padded(law: Law, value: Law, eqn: Any, name: Hashable) -> Law:
         inside = size + min(low, 0) + min(high, 0) if interior == 0 else size
         kept *= inside / max(shape[i], 1)
         axes |= {i} if (low, high, interior) != (0, 0, 0) else set()
+        law = without_runs(law, frozenset([i])) if interior else law
+    alone = frozenset(i for i in axes if law.shape[i] == 1)
     law = rearranged(law, frozenset(axes), shape, name)
     if kept >= 1.0:
         return law
+    law = _standing_alone(law, alone)
     roots = law.roots
     share = xp.asarray([kept, 1 - kept], jnp.float32)
     nodes = xp.stack([law.nodes, xp.broadcast_to(value.nodes.reshape(()), law.nodes.shape)])

@@ -21,6 +21,7 @@ from jinit.signals.laws.align import (
     normal_sum,
 )
 from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.coarse import as_coarse, coarser
 from jinit.signals.laws.law import COTANGENT, MASK, Law, Root, forget_averages, node_dtype
 from jinit.signals.laws.pairing import paired
 
@@ -51,6 +52,7 @@ def pointwise(
     """
     shape = outs[0].shape
     laws = [forget_averages(x) if x.size < math.prod(shape) else x for x in laws]
+    laws = as_coarse(laws)
     if any(map(_has_mask, laws)) and grid_of(laws) > TIDY:
         laws = [narrowed(x) for x in laws]
     exact = _exact(kind, laws)
@@ -61,6 +63,9 @@ def pointwise(
         return [normal_sum(exact(levels), levels, shape, outs[0].dtype, name)]
     if grid_of(laws) > LIMIT and any(x.is_linear for x in laws):
         laws = [_alone(x) for x in laws]
+    few = LIMIT if any(x.is_linear for x in laws) else LAYER
+    if grid_of(laws) > LIMIT and grid_of(fewer := coarser(laws)) <= few:
+        laws = fewer
     if grid_of(laws) <= LIMIT:
         return [_tidied(x, (name, i)) for i, x in enumerate(_run(function, laws, outs))]
     results = _run(function, paired(laws, union(laws), name), outs)
@@ -157,7 +162,7 @@ def _exact(kind: str, laws: Sequence[Law]) -> Callable[[Levels], LevelMoments] |
         second = [a.mean**2, b.mean**2]
         variances = []
         for v, w in zip(a.variances, b.variances, strict=True):
-            variances.append((second[0] + v) * (second[1] + w) - second[0] * second[1])
+            variances.append(v * w + v * second[1] + w * second[0])
             second = [second[0] + v, second[1] + w]
         return LevelMoments(a.mean * b.mean, tuple(variances))
 

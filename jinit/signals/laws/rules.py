@@ -117,8 +117,7 @@ def _windows(eqn: Any) -> dict[int, float]:
     before, after = eqn.invars[-1].aval.shape, eqn.outvars[0].aval.shape
     if eqn.primitive.name == "select_and_scatter_add":
         before, after = after, eqn.invars[0].aval.shape
-    rank = len(before)
-    ones = (1,) * rank
+    ones = (1,) * len(before)
     counts = {}
     for i, window in enumerate(p["window_dimensions"]):
         if window > 1:
@@ -134,7 +133,9 @@ def _window_sum(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
         i for i, (m, n) in enumerate(zip(law.shape, eqn.outvars[0].aval.shape, strict=True)) if m != n
     )
     axes = frozenset(counts)
-    summed = total(law, axes, eqn.outvars[0].aval.shape, name, keep=True, counts=counts)
+    steps = zip(eqn.params["base_dilation"], eqn.params["window_strides"], strict=True)
+    sliding = frozenset(i for i, step in enumerate(steps) if step == (1, 1))
+    summed = total(law, axes, eqn.outvars[0].aval.shape, name, keep=True, counts=counts, sliding=sliding)
     return [moving.rearranged(summed, strided - axes, eqn.outvars[0].aval.shape, name)]
 
 
@@ -150,7 +151,8 @@ def _scatter_to_largest(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
     gradient, operand = as_float(laws[0]), laws[1]
     counts, shape = _windows(eqn), eqn.outvars[0].aval.shape
     windows = math.prod(gradient.shape) * math.prod(counts.values()) / math.prod(shape)
-    return [to_the_largest(operand, gradient, counts, windows, shape, name)]
+    steps = {i: (eqn.params["window_strides"][i], gradient.shape[i]) for i in counts}
+    return [to_the_largest(operand, gradient, counts, windows, shape, name, steps)]
 
 
 def _scatter_add(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
@@ -205,6 +207,7 @@ RULES: dict[str, Rule] = {
     "transpose": lambda e, x, n: [moving.transposed(x[0], e.params["permutation"])],
     "slice": lambda e, x, n: [moving.sliced(x[0], e)],
     "split": lambda e, x, n: moving.split(x[0], e),
+    "tile": lambda e, x, n: [moving.tiled(x[0], e.params["reps"], n)],
     "rev": lambda e, x, n: [moving.rearranged(x[0], frozenset(e.params["dimensions"]), x[0].shape, "rev")],
     "dynamic_slice": lambda e, x, n: [moving.dynamically_sliced(x[0], e.outvars[0].aval.shape, n)],
     "dynamic_update_slice": _update_slice,

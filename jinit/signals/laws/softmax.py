@@ -14,6 +14,7 @@ from jinit._typing import Array
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.contracting import normal_sum_of
 from jinit.signals.laws.law import Axes, Law, Root, average, constant, spread_by_axes, squared
+from jinit.signals.laws.runs import Reach
 
 # Times of the Laplace transform, in units of one over the sum of a row. In the logarithm of time the
 # integrands are smooth and fall off at both ends, so that equal steps are exact to six digits.
@@ -73,9 +74,13 @@ def probabilities(z: Law, axes: Axes, name: Any) -> Law:
     tiny = xp.asarray(jnp.finfo(e.dtype).tiny, e.dtype)
     others = xp.maximum(count * seen - 1, xp.zeros((), e.dtype))
     typical = xp.maximum(count * average(z, varying, e), tiny)
-    x = xp.minimum(e / typical, _LARGEST)[..., None] * xp.asarray(_TIMES, e.dtype)  # `t e`
+    x = xp.minimum(e / typical, _LARGEST)[..., None] * xp.asarray(_TIMES, e.dtype).reshape(
+        (1,) * e.ndim + (-1,)
+    )  # `t e`
     survive = xp.exp(-x)
-    transform = average(z, varying, survive * (e > 0)[..., None]) / xp.maximum(seen, tiny)[..., None]
+    transform = (
+        average(z, varying, survive * (e > 0).astype(e.dtype)[..., None]) / xp.maximum(seen, tiny)[..., None]
+    )
     own = x * survive * xp.clip(transform, 0, 1) ** others[..., None]
     p, square = (_STEP * xp.sum(own * power, axis=-1) for power in (1, x))
     whole = xp.maximum(count * average(z, varying, p), tiny)  # one, but for rounding
@@ -112,7 +117,7 @@ def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
             value = square * variance.reshape(())
             spreads[along | own] = spreads[along | own] + value if along | own in spreads else value
     zero = constant(xp.zeros((), p.nodes.dtype), p.shape, cotangent.dtype)
-    out = normal_sum_of(zero, spreads, name, linear=cotangent.is_linear)
+    out = normal_sum_of(zero, {Reach(k): v for k, v in spreads.items()}, name, linear=cotangent.is_linear)
     return dataclasses.replace(out, fixed_sums=frozenset([axes]))
 
 

@@ -244,7 +244,12 @@ def _of_steps(value: Stacked, name: Hashable) -> Law | Unknown:
         return step if isinstance(step, Unknown) else Unknown("it is an array made in a loop")
     picked = np.unique(np.linspace(0, value.length - 1, min(value.length, STEPS)).round().astype(int))
     roots = [
-        dataclasses.replace(r, name=(r.name, name), axes=frozenset(a + 1 for a in r.axes) | {0})
+        dataclasses.replace(
+            r,
+            name=(r.name, name),
+            axes=frozenset(a + 1 for a in r.axes) | {0},
+            runs=tuple((a + 1, b) for a, b in r.runs),
+        )
         for r in step.roots
     ]
     even = xp.full(picked.size, 1 / picked.size, jnp.float32)

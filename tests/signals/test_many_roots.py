@@ -1,0 +1,96 @@
+"""Laws of many roots: moments by rounding, fewer nodes, what is the same in every copy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jinit
+from jinit.signals.laws import softmax
+from jinit.signals.laws.align import levels_of
+from jinit.signals.laws.coarse import coarser
+from jinit.signals.laws.law import Root, constant, normal, plus_normal, two_moments
+from jinit.signals.laws.pointwise import pointwise
+from tests.signals.test_predict import gaussian_mean
+
+OUT = jax.ShapeDtypeStruct((4, 8), "float32")
+
+
+def two_levels(name: str, mean: Any, variance: float) -> Any:
+    """A mean, nothing that all share, and an entry's own."""
+    law = plus_normal(constant(mean, OUT.shape, OUT.dtype), 0.0, Root((name, 0), frozenset()), 64)
+    return plus_normal(law, variance, Root((name, 1), frozenset([0, 1])), 256)
+
+
+def test_a_product_has_no_variance_below_zero():
+    """Compiled, `(a² + v) (b² + w) - a² b²` is rounded once, and came out at less than zero: NaN in LSTMs."""
+
+    @jax.jit
+    def nodes(a: Any, b: Any) -> Any:
+        one, other = two_levels("a", a, 0.5), two_levels("b", b, 0.25)
+        assert len(levels_of(one, other)) == 2
+        (law,) = pointwise(lambda x, y: [x * y], [one, other], [OUT], "product", "mul")
+        return law.nodes
+
+    means = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+    assert all(np.isfinite(nodes(a, b)).all() for a, b in means)
+
+
+@pytest.mark.parametrize(
+    ("activation", "slope"),
+    [(jnp.tanh, lambda z: 1 / np.cosh(z) ** 2), (jax.nn.softplus, lambda z: 1 / (1 + np.exp(-z)))],
+)
+def test_a_derivative_inside_of_the_model(activation, slope):
+    """JAX writes that of tanh as `g (1 - t) + g (1 - t) t`: apart, the terms have four times its square."""
+
+    def apply(p: Any, x: Any) -> Any:
+        return jax.grad(lambda x: jnp.sum(activation(x @ p["w"]) @ p["v"]))(x)
+
+    shapes = {
+        "w": jax.ShapeDtypeStruct((256, 256), "float32"),
+        "v": jax.ShapeDtypeStruct((256, 1), "float32"),
+    }
+    x = jax.ShapeDtypeStruct((32, 256), "float32")
+    plan = {"w": 1 / 256, "v": 1.0}
+    records = jinit.predict(apply, weights=plan, backward=False)(shapes, x)
+    expected = gaussian_mean(lambda z: slope(z) ** 2, 1.0)
+    np.testing.assert_allclose(records["w#1"].input.second_moment, expected, rtol=5e-3)
+
+
+def test_fewer_nodes_have_the_same_moments_and_roots():
+    a = normal(0.3, 2.0, "a", OUT.shape, OUT.dtype)
+    b = plus_normal(a, 0.5, Root("b", frozenset([1])), 64)
+    few = coarser([a, b])
+    assert few[0].roots[0] == few[1].roots[0]
+    for law, less in zip((a, b), few, strict=True):
+        assert less.nodes.size < law.nodes.size / 4
+        np.testing.assert_allclose(two_moments(less), two_moments(law), rtol=1e-5)
+
+
+def test_rows_of_a_tiled_parameter():
+    """Learned queries, the same for all examples: `n² E[δ²]` of what all get, `n E[δ²]` of their own."""
+
+    def apply(p: Any, x: Any) -> Any:
+        return (jnp.tile(p["q"], (len(x), 1, 1)) + x[:, :3]) @ p["w"]
+
+    shapes = {"q": jax.ShapeDtypeStruct((1, 3, 64), "float32"), "w": jax.ShapeDtypeStruct((64, 8), "float32")}
+    records = jinit.predict(apply, weights={"q": 1.0, "w": 1 / 64})(shapes, jnp.zeros((5, 3, 64)))
+    np.testing.assert_allclose(records["w"].output.second_moment, 1.0, rtol=1e-5)
+    np.testing.assert_allclose(records["w"].weight_gradient.second_moment, 15.0, rtol=1e-5)
+
+
+def test_softmax_of_traced_laws_promotes_nothing():
+    """As inside of a scan, where the strict promotion of these tests refused attention."""
+
+    @jax.jit
+    def nodes(variance: Any) -> Any:
+        return softmax.probabilities(
+            normal(0.0, variance, "z", (4, 8), jnp.float32), frozenset([1]), "p"
+        ).nodes
+
+    plain = softmax.probabilities(normal(0.0, 2.0, "z", (4, 8), jnp.float32), frozenset([1]), "p").nodes
+    np.testing.assert_allclose(nodes(2.0), plain, atol=2e-4)

@@ -1,0 +1,124 @@
+"""What neighbouring places share: gradients of poolings, repeated and wrapped entries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jinit
+from jinit.signals.laws.law import normal
+from jinit.signals.laws.moving import broadcast, reshaped, tiled
+from jinit.signals.laws.runs import alike_in
+from tests.signals.test_centring import agree
+from tests.zoo import array
+
+CHANNELS = 64
+SHAPES = {"a": (3, 3, CHANNELS, CHANNELS), "b": (3, 3, CHANNELS, CHANNELS), "c": (CHANNELS, 10)}
+FANS = {"a": 9 * CHANNELS, "b": 9 * CHANNELS, "c": CHANNELS}
+
+
+def convolved(x: Any, w: Any, *, wrap: bool = False) -> Any:
+    if wrap:
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="wrap")
+    return jax.lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def window(x: Any, kind: str, size: int, step: int) -> Any:
+    shape, strides = (1, size, size, 1), (1, step, step, 1)
+    if kind == "average":
+        return jax.lax.reduce_window(x, 0.0, jax.lax.add, shape, strides, "VALID") / size**2
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, shape, strides, "VALID")
+
+
+POOLINGS = {
+    "average": lambda x: window(x, "average", 2, 2),
+    "overlapping maximum": lambda x: window(x, "maximum", 3, 2),
+    "maximum, then mean": lambda x: window(x, "maximum", 2, 2).mean((1, 2), keepdims=True),
+    "repeated": lambda x: jnp.repeat(x, 2, 1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", POOLINGS)
+def test_gradients_before_a_pooling(name):
+    """Weight gradients 0.5 of those measured if neighbours are taken to share nothing, cotangents 0.6."""
+
+    def apply(p: Any, x: Any) -> Any:
+        x = jax.nn.relu(convolved(x, p["a"]))
+        return POOLINGS[name](jax.nn.relu(convolved(x, p["b"]))) @ p["c"]
+
+    agree(apply, SHAPES, array(8, 11, 11, CHANNELS), lambda path: 2 / FANS[path])
+
+
+@pytest.mark.slow
+def test_gradients_of_what_wraps_around():
+    """One entry among zeros is no row of equal ones: weight gradients 1.5 times too large."""
+
+    def apply(p: Any, x: Any) -> Any:
+        x = jax.nn.relu(convolved(x, p["a"], wrap=True))
+        return jax.nn.relu(convolved(x, p["b"], wrap=True)) @ p["c"]
+
+    agree(apply, SHAPES, array(8, 6, 6, CHANNELS), lambda path: 2 / FANS[path])
+
+
+def gradient_of_average(size: int, step: int) -> float:
+    """Of the weights of a product per place before a pooling, over that of places that share nothing."""
+
+    def apply(p: Any, x: Any) -> Any:
+        return window(x @ p["w"], "average", size, step)
+
+    shape = jax.ShapeDtypeStruct((2, 12, 12, 64), "float32")
+    shapes = {"w": jax.ShapeDtypeStruct((64, 8), "float32")}
+    plan = {"w": 1 / 64}
+    x = 1 + 0 * array(*shape.shape)  # all entries alike: only gradients differ
+    record = jinit.predict(apply, weights=plan)(shapes, x)["w"]
+    alone = 2 * 12 * 12 * record.cotangent.second_moment  # type: ignore[union-attr]
+    return float(record.weight_gradient.second_moment / alone)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("size", "step"), [(2, 2), (3, 3), (4, 4)])
+def test_places_of_one_window_get_the_same(size, step):
+    """`E[(Σ δ)²]` of `n` places that are alike in groups of `k` is `k n E[δ²]`."""
+    np.testing.assert_allclose(gradient_of_average(size, step), size**2, rtol=1e-4)
+
+
+def test_windows_that_slide_share_some_places():
+    """Of 12 places and 10 windows of 3, in either axis: 30 pairs, and `Σ_p (windows at p)²` in all."""
+    at = np.convolve(np.ones(10), np.ones(3))
+    expected = (10 * 3**2 / np.sum(at)) ** 2
+    np.testing.assert_allclose(gradient_of_average(3, 1), expected, rtol=1e-4)
+
+
+def test_what_repeats_is_known_to():
+    law = normal(0.0, 1.0, "x", (4, 6), jnp.float32)
+    repeated = reshaped(broadcast(law, (0, 1), (4, 6, 3)), (4, 18))
+    assert dict(repeated.roots[0].runs) == {1: 3.0}
+    assert dict(tiled(law, (2, 1), "n").roots[0].runs) == {0: 2.0}
+    assert dict(reshaped(repeated, (4, 6, 3)).roots[0].runs) == {2: 3.0}
+
+
+def test_alike_in_a_row():
+    """`Σ_ij ρ(i-j) / n` for the correlation `1 - d / 3`, summed by hand; and of whole runs."""
+    row = np.arange(4)
+    rho = np.maximum(1 - abs(row[:, None] - row) / 3, 0)
+    np.testing.assert_allclose(alike_in(4, 3.0, sliding=True), rho.sum() / 4)
+    assert alike_in(4, 3.0, sliding=False) == 3
+    assert alike_in(2, 3.0, sliding=False) == 2
+    assert alike_in(4, 1.0, sliding=True) == 1
+
+
+def test_padding_leaves_places_out_of_a_sum_that_is_zero():
+    """Of 8 places the outer taps of 3 meet 7: `m (1 - m/n)` is 7/8 for two of three, and zero for one."""
+
+    def apply(p: Any, x: Any) -> Any:
+        x = jax.lax.conv_general_dilated(x, p["w"], (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC"))
+        return x - x.mean((0, 1), keepdims=True)
+
+    shapes = {"w": jax.ShapeDtypeStruct((3, 4, 16), "float32")}
+    record = jinit.predict(apply, weights={"w": 1 / 12})(shapes, jnp.ones((32, 8, 4)))["w"]
+    expected = 32 * 2 * (7 / 8) / 3 * record.cotangent.second_moment  # type: ignore[union-attr]
+    np.testing.assert_allclose(record.weight_gradient.second_moment, expected, rtol=1e-4)  # type: ignore[union-attr]
