@@ -44,6 +44,7 @@ def test_a_layer_of_no_width():
     assert str(report)
 
 
+@pytest.mark.slow
 def test_numbers_of_one_sign_do_not_count_as_collapsed():
     """Squeeze and excitation where the bottleneck has one live unit: its numbers tell the examples apart."""
 

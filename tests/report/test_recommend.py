@@ -42,7 +42,8 @@ def test_the_best_of_what_was_tried():
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["best"] == found.best
 
 
-@pytest.mark.parametrize("scheme", [*(pytest.param(s, marks=pytest.mark.slow) for s in SLOW), "He, lsuv"])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", [*SLOW, "He, lsuv"])
 def test_the_code_does_what_was_measured(scheme):
     apply, params = network()
     found = jinit.recommend(apply, seeds=1, key=jax.random.key(5))(params, X)
@@ -63,6 +64,7 @@ def test_without_a_loss_by_depth_and_variance():
     assert "Without a loss" in found.reason
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path, capsys):
     path = tmp_path / "net.py"
     path.write_text(
