@@ -137,7 +137,8 @@ def test_bias_of_fewer_axes(bias, first):
     new, records = jinit.lsuv(apply, center=True)(params, X)
     y = np.asarray(apply(new, X), np.float64)
     np.testing.assert_allclose([y.mean(), y.var()], [0.0, 1.0], atol=1e-4)
-    assert new["b"].shape == bias and records["w"].changed == ("w", "b")
+    assert new["b"].shape == bias
+    assert records["w"].changed == ("w", "b")
     new, records = jinit.lsuv(apply, center=True, per_unit=True)(params, X)
     y = np.asarray(apply(new, X), np.float64)
     np.testing.assert_allclose(y.var(0), 1.0, rtol=1e-4)
@@ -169,9 +170,12 @@ def test_one_output_and_many_biases():
 def test_layers_of_no_width_are_named(method):
     params = {"w": jnp.ones((8, 0)), "v": jnp.ones((0, 3)), "u": array(8, 3)}
     new, records = method(lambda p, x: (x @ p["w"]) @ p["v"] + x @ p["u"])(params, X)
-    assert new["w"] is params["w"] and new["v"] is params["v"]
-    assert "no entries" in records["w"].note and "no entries" in records["v"].note
-    assert np.isfinite(new["u"]).all() and "exact" not in records["u"].note
+    assert new["w"] is params["w"]
+    assert new["v"] is params["v"]
+    assert "no entries" in records["w"].note
+    assert "no entries" in records["v"].note
+    assert np.isfinite(new["u"]).all()
+    assert "exact" not in records["u"].note
 
 
 def test_no_site_at_all():

@@ -125,7 +125,7 @@ def test_right_fans_give_no_finding(name):
 
 
 def test_outputs_first():
-    """PyTorch's and equinox's layout, in which the kernel's rule reads `in · window` off the shape (out, in, …).
+    """PyTorch's and equinox's layout: the rule reads `in · window` off the shape (out, in, …).
 
     Glorot's rule, with the fans of the axes that Flax would read, 128 and 64, gives just the same variance.
     """
@@ -135,7 +135,8 @@ def test_outputs_first():
     assert (wrong.rule, wrong.fan, wrong.factor) == ("the 1/√n rule", 32, 0.5)
     batched = dataclasses.replace(use, shape=(9, 16, 8, 4), in_axes=(2,), out_axes=(1,), batch_axes=(0,))
     wrong = misread(batched, 1.02 / (3 * 32))
-    assert wrong is not None and wrong.fan == 32
+    assert wrong is not None
+    assert wrong.fan == 32
 
 
 def test_severity_follows_the_thresholds():
