@@ -152,7 +152,7 @@ class Rescaler:
         wide = [
             y.reshape((1,) * (rank - y.ndim) + y.shape) for y in (x, bias)
         ]  # JAX adds bare numbers as such
-        scaled, shifted, found = self._rescale(index, *wide, extra)
+        scaled, shifted, found = self._rescale(index, wide[0], wide[1], extra)
         operands = list(operands)
         operands[station.operand] = scaled.reshape(x.shape)
         operands[1 - station.operand] = bias if shifted is None else shifted.reshape(bias.shape)

@@ -155,7 +155,7 @@ def test_fans_of_the_whole_layer(name):
     assert abs(z_score(forward - 2 * fan_in)) > Z
 
 
-# What the weight is made of: (fan-in, fan-out), and how. Outputs without any part of a parameter do not count.
+# What the weight is made of: (fan-in, fan-out), and how. Outputs without a part of a parameter don't count.
 AMONG_ZEROS = {
     "blocks of two sizes": ({"a": (8, 2), "b": (4, 3)}, lambda p: block_diag(p["a"], p["b"])),
     "outputs padded": ({"a": (8, 2)}, lambda p: jnp.pad(p["a"], ((0, 0), (1, 4)))),
