@@ -11,6 +11,7 @@ import numpy as np
 from jinit._compat import bind
 from jinit.jaxprs.constants import Constants
 from jinit.jaxprs.dataflow import CONST, Flow
+from jinit.jaxprs.elementwise import is_elementwise
 from jinit.jaxprs.graph import Graph, Node
 
 _LARGEST = 2**22  # entries of a value that is worked out
@@ -51,10 +52,20 @@ class Support:
           value: id of a value made of parameters.
           leaf: index of the parameter that alone counts; None for all of them, and constants.
         """
-        if (value, leaf) not in self._found:
-            self._found[value, leaf] = None  # while it is being worked out: a loop's carry depends on itself
-            self._found[value, leaf] = self._find(value, leaf)
+        todo, entered = [value], set()
+        while todo:  # no recursion: weights may come out of long computations
+            if (todo[-1], leaf) not in self._found:
+                entered.add(todo[-1])
+                self._found[todo[-1], leaf] = None  # until it is known: a loop's carry depends on itself
+                todo += [i for i in self._before(todo[-1]) if (i, leaf) not in self._found]
+            elif (last := todo.pop()) in entered:
+                entered.remove(last)
+                self._found[last, leaf] = self._find(last, leaf)
         return self._found[value, leaf]
+
+    def _before(self, value: int) -> list[int]:
+        made = self._flow.status[value] != CONST and value not in self._inputs
+        return self._makers[value][0].ins if made else []
 
     def _find(self, value: int, leaf: int | None) -> np.ndarray | None:
         if self._flow.status[value] == CONST:
@@ -63,7 +74,7 @@ class Support:
         if value in self._inputs:
             return np.asarray(float(leaf is None or leaf == self._inputs[value]))
         node, position = self._makers[value]
-        ins = [self.of(i, leaf) for i in node.ins]
+        ins = [self._found[i, leaf] for i in node.ins]
         if node.kind in _LAID:
             return self._laid(node, position, ins)
         if node.eqn is None:
@@ -77,6 +88,8 @@ class Support:
             return self._scaled(node, ins, leaf)
         if node.kind == "select_n" and len(known) == len(ins):
             return self._chosen(node, known[1:])
+        if len(known) == len(ins) == 1 and known[0].ndim and _keeps_zero(node):
+            return (known[0] != 0).astype(np.float64)
         # A function of entries all alike, or a sum of such.
         if len(known) < len(ins) or any(x.ndim for x in known):
             return None
@@ -134,6 +147,14 @@ class Support:
         if any(x.ndim for x in cases):
             return np.choose(np.asarray(which, int), cases)
         return np.asarray(sum(x * np.mean(which == number) for number, x in enumerate(cases)))
+
+
+def _keeps_zero(node: Node) -> bool:
+    """Whether a function of single entries is zero at zero."""
+    if not is_elementwise(node.eqn):
+        return False
+    with jax.ensure_compile_time_eval():
+        return not bind(node.eqn, [jnp.zeros((), node.eqn.invars[0].aval.dtype)])[0].any()
 
 
 def _joined(node: Node, ins: list[np.ndarray | None]) -> np.ndarray | None:

@@ -171,6 +171,7 @@ AMONG_ZEROS = {
         {"a": (8, 2)},
         lambda p: lax.dynamic_update_slice(jnp.zeros((10, 3)), p["a"], (1, 1)),
     ),
+    "through a function": ({"a": (8, 2)}, lambda p: jnp.arcsinh(jnp.sinh(jnp.pad(p["a"], ((0, 2), (1, 1)))))),
     "under another mask": (
         {"a": (4, 1)},
         lambda p: jnp.pad(p["a"], ((0, 2), (0, 0))) * (np.indices((10, 2)).sum(0) % 2).astype(np.float32),
