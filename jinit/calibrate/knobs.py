@@ -125,6 +125,8 @@ class _Finder:
             return Knob({})
         if not inexact(site.output):
             return Knob({}, "its output holds no floating numbers")
+        if not math.prod(site.operands[site.weight].shape):
+            return Knob({}, "its weight has no entries")
         if not scales:
             return self._rough(site, form)
         if "while" in site.regions:

@@ -62,7 +62,10 @@ def make_plan(
         entries = Entries(analysis.graph, analysis.flow, shapes, scaled=False)
         for index, station in enumerate(find_stations(program, analysis, knobs.knobs)):
             if plan.is_exact(index):
-                biases[index] = find_bias(analysis, entries, station, knobs.uses)
+                bias = find_bias(analysis, entries, station, knobs.uses)
+                # What several units have in common can't take away the mean of each.
+                units = {i for i in station.unit_axes or () if station.site.output.shape[i] > 1}
+                biases[index] = None if bias is not None and units & set(bias.over) else bias
     return plan
 
 
@@ -241,5 +244,7 @@ def _note(plan: Plan, index: int) -> str:
     knob = plan.knobs.knobs[index]
     uncentered = plan.center and plan.is_exact(index) and plan.biases[index] is None
     no_bias = "not centered: it has no bias that is a parameter of its own" if uncentered else ""
+    if no_bias and knob.unit_axes:
+        no_bias += ", one entry for each unit"
     notes = [f"not exact: {knob.reason}" if knob.reason else "", knob.note, no_bias]
     return "; ".join(n for n in notes if n)

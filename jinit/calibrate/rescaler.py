@@ -147,10 +147,15 @@ class Rescaler:
         station = self.stations[index]
         if station.operand is None or not self.in_flight[index]:
             return operands, None
-        operands = list(operands)
         x, bias = operands[station.operand], operands[1 - station.operand]
-        operands[station.operand], shifted, found = self._rescale(index, x, bias, extra)
-        operands[1 - station.operand] = bias if shifted is None else shifted
+        rank = max(x.ndim, bias.ndim)
+        wide = [
+            y.reshape((1,) * (rank - y.ndim) + y.shape) for y in (x, bias)
+        ]  # JAX adds bare numbers as such
+        scaled, shifted, found = self._rescale(index, wide[0], wide[1], extra)
+        operands = list(operands)
+        operands[station.operand] = scaled.reshape(x.shape)
+        operands[1 - station.operand] = bias if shifted is None else shifted.reshape(bias.shape)
         return operands, found
 
     def leave(self, index: int, output: Array, extra: PyTree) -> tuple[Array, PyTree]:
@@ -198,6 +203,7 @@ class Rescaler:
     def _rescale(
         self, index: int, x: Array, bias: Array | None, extra: Array | None
     ) -> tuple[Array, Array | None, Found]:
+        """The contraction rescaled, the bias shifted if it centers; both addends have the output's rank."""
         station, target, over = self.stations[index], self.targets[index], self.center[index]
         assert target is not None
         target = target if extra is None else target * extra

@@ -83,11 +83,15 @@ def _check_patterns(target: Target, chosen: Choice, names: list[str], caller: st
     rules = [("target", p) for p, _ in target] if isinstance(target, Sequence) else []
     if not callable(chosen):
         rules += [("sites", p) for p in ([chosen] if isinstance(chosen, str) else chosen)]
+    if rules and not names:
+        must = "`apply` must use a parameter in a contraction or a lookup"
+        advice = "`jinit.audit(apply)(params, *inputs)` shows how each parameter is used."
+        raise ValueError(message(caller, must, "none that it does", advice))
     for argument, pattern in rules:
         if not any(_matches(pattern, name) for name in names):
             must = f"every pattern of `{argument}` must fit a site"
             shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-            raise ValueError(message(caller, must, repr(pattern), f"The sites are {shown or 'none'}."))
+            raise ValueError(message(caller, must, repr(pattern), f"The sites are {shown}."))
 
 
 def _is_pair(pair: Any) -> bool:

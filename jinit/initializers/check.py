@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -105,16 +106,16 @@ def check_initializer(
       statistics for goodness of fit and some comparisons", 1974, for the correction for finite samples.
     """
     caller = "jinit.check_initializer(...)"
-    if not callable(init):
-        raise TypeError(
-            message(caller, "`init` must be an initializer", f"init={init!r}", "Did you forget the ()?")
-        )
+    if not _is_initializer(init):
+        _refuse(init, caller)
     if law is not None and not callable(getattr(law, "cdf", None)):
         raise TypeError(message(caller, "`law` must have a method `cdf`", f"law={law!r}"))
     shape = arguments.static_shape(caller, shape)
     samples = arguments.count(caller, "samples", samples)
     key = jax.random.key(0) if key is None else arguments.single_key(caller, key)
     draws = statistics.Draws(init, shape, jnp.dtype(dtype), key, samples)
+    if callable(draws.first):  # of what is called once more, such as `jax.nn.initializers.he_normal`
+        _refuse(init, caller)
     declared = statistics.declared_law(draws, mean, variance, law)
     formal = list(statistics.form(draws))
     if not all(check.passed for check in formal):
@@ -127,3 +128,21 @@ def check_initializer(
             *statistics.moments_and_law(draws, declared),
         )
     )
+
+
+def _is_initializer(init: Any) -> bool:
+    """Whether it can be called as one; functions of jinit make initializers and are none."""
+    if not callable(init) or (inspect.isfunction(init) and init.__module__.startswith("jinit.initializers")):
+        return False
+    try:
+        inspect.signature(init).bind("key", "shape", "dtype")
+    except TypeError:
+        return False
+    except ValueError:  # a built-in function that does not say
+        pass
+    return True
+
+
+def _refuse(init: Any, caller: str) -> NoReturn:
+    must = "`init` must be an initializer, called as `init(key, shape, dtype)`"
+    raise TypeError(message(caller, must, f"init={init!r}", "Did you forget the ()?"))

@@ -23,7 +23,7 @@ NOISE = ("random_bits", "random_split", "random_wrap", "random_fold_in", "random
 # Entries move or are picked, and stay what they were.
 _MOVES = (
     "slice", "dynamic_slice", "gather", "concatenate", "pad", "dynamic_update_slice", "select_n",
-    "steps of", "all steps", "join", "split",
+    "scatter", "steps of", "all steps", "join", "split",
 )  # fmt: skip
 
 

@@ -112,12 +112,28 @@ def _gather(params: dict[str, Any], axes: Axes, before: Shape, shape: Shape) -> 
     )
 
 
+def _scatter(params: dict[str, Any], axes: Axes, before: Shape, shape: Shape) -> Axes:
+    """Of what is written into, or of what is written: some axes of it are its places along others."""
+    if before == shape:
+        return axes
+    numbers = params["dimension_numbers"]
+    window = iter([axes[i] for i in numbers.update_window_dims])
+    places = frozenset().union(
+        *(stored_axes(axis) for i, axis in enumerate(axes) if i not in numbers.update_window_dims)
+    )
+    gone = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
+    return tuple(
+        (Piece(places, size),) if i in gone else resized(next(window), size) for i, size in enumerate(shape)
+    )
+
+
 MOVES: dict[str, Callable[[dict[str, Any], Axes, Shape, Shape], Axes]] = {
     "transpose": _transpose,
     "reshape": _reshape,
     "squeeze": _squeeze,
     "broadcast_in_dim": _broadcast,
     "gather": _gather,
+    "scatter": _scatter,
 }
 
 

@@ -107,15 +107,14 @@ def trace(apply: Callable[..., PyTree], signature: Signature, arrays: list[Array
 
     Raises:
       ValueError: `params` holds no array.
+      TypeError: an output is no array.
       Whatever `apply` raises, with a note that says what it was called with.
     """
-    if not signature.num_params:
-        must = "`params` must hold at least one array"
-        raise ValueError(message(caller, must, "none", "Call it as `f(params, *inputs)`, parameters first."))
+    check_params(signature, caller=caller)
 
     def flat(*arrays: Array) -> PyTree:
         params, inputs, kwargs = signature.arguments(list(arrays))
-        return apply(params, *inputs, **kwargs)
+        return checked_outputs(apply(params, *inputs, **kwargs), caller=caller)
 
     try:
         closed, out_shapes = jax.make_jaxpr(flat, return_shape=True)(*arrays)
@@ -145,6 +144,32 @@ def check_call(apply: Any, *, caller: str) -> None:
         return
     must = "`apply` must be a function `(params, *inputs) -> outputs`"
     raise TypeError(message(caller, must, f"apply={type(apply).__name__}", advice))
+
+
+def check_params(signature: Signature, *, caller: str) -> None:
+    """Raise if there is no parameter."""
+    if not signature.num_params:
+        must = "`params` must hold at least one array"
+        raise ValueError(message(caller, must, "none", "Call it as `f(params, *inputs)`, parameters first."))
+
+
+def checked_outputs(outputs: PyTree, *, caller: str) -> PyTree:
+    """The outputs of `apply` as they are.
+
+    Raises:
+      TypeError: one of them is no array and no number.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(outputs):
+        try:
+            jax.typeof(leaf)
+        except TypeError:
+            if hasattr(leaf, "__jax_array__"):
+                continue
+            where = f" at {jax.tree_util.keystr(path)}" if path else ""
+            advice = "Leave out of its outputs what is no array."
+            got = f"a {type(leaf).__name__}{where}"
+            raise TypeError(message(caller, "`apply` must return arrays", got, advice)) from None
+    return outputs
 
 
 def _explain(error: Exception, signature: Signature, arrays: list[Array], caller: str) -> str:

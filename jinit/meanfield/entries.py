@@ -33,6 +33,12 @@ def integrand(caller: str, activation: str | Activation) -> Integrand:
     except NoExpectationError as reason:
         raise ValueError(message(caller, f"`activation` must be integrable, but {reason}", got)) from None
     try:
+        jax.eval_shape(lambda h: function(h), jax.ShapeDtypeStruct((1,), jnp.float32))
+    except jax.errors.JAXTypeError:
+        must = "`activation` must be made of JAX's functions, through which it can be traced"
+        advice = "Such as `jnp.tanh` in place of `np.tanh`."
+        raise TypeError(message(caller, must, got, advice)) from None
+    try:
         hash(function)
     except TypeError:
         return Integrand(lambda h: function(h), panels)

@@ -232,7 +232,7 @@ def _fitted(init: Any, use: WeightUse, whole: bool, caller: str, where: str) -> 
     if init.reads == "fans":
         if use.fan_in is None:
             complaints.no_fans(init, use, caller, where)
-        init = init.with_fans(use.fan_in, use.fan_out)
+        init = init.with_fans(use.fan_in, use.fan_out) if use.size else init  # an empty one has fans of zero
     layers = layers_of(use)
     if init.reads == "layout" and layers.kernels:
         init = init.in_default_axes()

@@ -60,7 +60,11 @@ def audit(apply: Callable[..., PyTree]) -> Callable[..., tuple[WeightUse, ...]]:
       Glorot and Bengio, *Understanding the difficulty of training deep feedforward neural networks*, 2010,
       §4.2.1; He et al., *Delving Deep into Rectifiers*, 2015, §2.2, for the two fans.
     """
-    caller = "jinit.audit(...)"
+    return audit_for("jinit.audit(...)", apply)
+
+
+def audit_for(caller: str, apply: Callable[..., PyTree]) -> Callable[..., tuple[WeightUse, ...]]:
+    """`audit` in the name of `caller`."""
     check_call(apply, caller=caller)
 
     def audited(params: PyTree, *inputs: Any, **kwargs: Any) -> tuple[WeightUse, ...]:

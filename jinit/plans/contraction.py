@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 AxisRole = Literal["in", "out", "batch", "field", "grouped"]
 
 
@@ -44,6 +46,31 @@ def contraction_of(eqn: Any, weight: int, sizes: Sequence[int]) -> Contraction |
     if eqn.primitive.name == "conv_general_dilated":
         return _convolution(eqn.params, roles, sizes)
     return Contraction(roles, float(_product(roles, sizes, "in")), float(_product(roles, sizes, "out")))
+
+
+def without_zeros(found: Contraction, present: np.ndarray, own: np.ndarray) -> Contraction:
+    """The fans of a parameter in a weight operand that holds zeros beside entries of parameters.
+
+    Outputs that none of its entries go to do not count, nor inputs that meet none of them.
+
+    Args:
+      found: the contraction, with the fans that the operand would have if it held no zeros.
+      present: whether an entry of any parameter stands there; of the shape of the operand.
+      own: whether one of this parameter does.
+    """
+    shape, roles = list(present.shape), list(found.roles)
+    if "grouped" in roles:
+        axis = roles.index("grouped")
+        shape[axis : axis + 1] = found.groups, shape[axis] // found.groups
+        roles[axis : axis + 1] = "batch", "out"
+
+    def share(summed: AxisRole) -> float:
+        axes = tuple(i for i, role in enumerate(roles) if role in (summed, "field"))
+        filled = present.reshape(shape).mean(axis=axes)
+        return float(filled[own.reshape(shape).any(axis=axes)].mean()) if own.any() else 1.0
+
+    fan_out = None if found.fan_out is None else found.fan_out * share("out")
+    return dataclasses.replace(found, fan_in=found.fan_in * share("in"), fan_out=fan_out)
 
 
 def _product(roles: Sequence[AxisRole], sizes: Sequence[int], role: AxisRole) -> int:

@@ -16,7 +16,7 @@ from jinit.initializers import _arguments as arguments
 from jinit.jaxprs.paths import leaf_paths
 from jinit.jaxprs.tracing import check_call
 from jinit.plans.assignment import assigned, likely
-from jinit.plans.audit import audit
+from jinit.plans.audit import audit_for
 from jinit.plans.draw import Artist, Keys, keys_of
 from jinit.plans.rules import Plan
 
@@ -89,7 +89,7 @@ def init(apply: Callable[..., PyTree], plan: Plan, *, out_shardings: PyTree = No
         shapes = abstract(params)
         for guess in likely(plan.rules, zip(paths, jax.tree.leaves(shapes), strict=True)):
             artist.prepare(guess)  # compiles while `apply` is traced
-        uses = audit(apply)(shapes, *inputs, **kwargs)
+        uses = audit_for(CALLER, apply)(shapes, *inputs, **kwargs)
         drawn = artist.draw(assigned(plan.rules, uses, caller=CALLER).values())
         return jax.tree.unflatten(
             tree, [drawn.get(path, leaf) for path, leaf in zip(paths, kept, strict=True)]

@@ -12,7 +12,7 @@ from jinit._typing import Key, PyTree
 from jinit.jaxprs.tracing import check_call
 from jinit.plans import fitting
 from jinit.plans.assignment import Assignment, assigned
-from jinit.plans.audit import audit
+from jinit.plans.audit import audit_for
 from jinit.plans.draw import Keys, draw, keys_of
 from jinit.plans.init import abstract, distinct_paths, shardings_of
 from jinit.plans.patterns import Pattern
@@ -62,7 +62,7 @@ def redraw(apply: Callable[..., PyTree], plan: Plan | Iterable[tuple[Pattern, An
     def redrawn(key: Key, params: PyTree, *inputs: Any, **kwargs: Any) -> PyTree:
         keys = single_key(key, caller=_CALLER)
         paths = distinct_paths(params, caller=_CALLER)
-        uses = audit(apply)(abstract(params), *inputs, **kwargs)
+        uses = audit_for(_CALLER, apply)(abstract(params), *inputs, **kwargs)
         chosen = assigned(rules, uses, caller=_CALLER, every_leaf=False).values()
         refuse_abstract(params, paths, {one.path for one in chosen}, caller=_CALLER)
         fresh = draw_in_place(chosen, keys, params, paths, caller=_CALLER)

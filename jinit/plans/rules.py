@@ -10,7 +10,7 @@ from jinit._errors import message
 from jinit._typing import PyTree
 from jinit.initializers._base import Initializer
 from jinit.plans.assignment import Assignments, assigned
-from jinit.plans.audit import audit
+from jinit.plans.audit import audit_for
 from jinit.plans.laws import law_of
 from jinit.plans.patterns import ByRole, Pattern, is_function_of_use
 from jinit.plans.uses import WeightUse
@@ -73,7 +73,8 @@ class Plan:
         caller = "plan.laws(...)"
 
         def laws(params: PyTree, *inputs: Any, **kwargs: Any) -> dict[str, tuple[Any, Any]]:
-            taken = assigned(self.rules, audit(apply)(params, *inputs, **kwargs), caller=caller)
+            uses = audit_for(caller, apply)(params, *inputs, **kwargs)
+            taken = assigned(self.rules, uses, caller=caller)
             return {path: law_of(assignment, caller=caller) for path, assignment in taken.items()}
 
         return laws

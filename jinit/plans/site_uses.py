@@ -7,12 +7,15 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from jinit.jaxprs.dataflow import contracts, weight_position
 from jinit.jaxprs.graph import Address, Node
 from jinit.jaxprs.pieces import Axis, stored_axes
 from jinit.jaxprs.sites import Analysis, Site
+from jinit.jaxprs.support import Support
 from jinit.jaxprs.views import Factor, Scanned, View, Views
-from jinit.plans.contraction import Contraction, contraction_of
+from jinit.plans.contraction import Contraction, contraction_of, without_zeros
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +49,25 @@ class SiteUse:
     note: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Among:
+    """A parameter in a weight operand that holds zeros too.
+
+    Attributes:
+      present: where entries of parameters stand.
+      own: where those of this one do.
+      square: by what constants have multiplied their variance, on average.
+    """
+
+    present: np.ndarray
+    own: np.ndarray
+    square: float
+
+
 def site_uses(analysis: Analysis, views: list[Views], shapes: list[tuple[int, ...]]) -> Iterator[SiteUse]:
     """Every parameter at every site, in program order."""
     makers = {o: n for n in analysis.graph.nodes for o in n.outs}
+    support = Support(analysis.graph, analysis.flow)
     picked = _picked(analysis, views)
     for node, site in zip(analysis.layers, analysis.sites.sites, strict=True):
         lookup = not contracts(node) or _one_hot(node, site, makers)
@@ -63,11 +82,20 @@ def site_uses(analysis: Analysis, views: list[Views], shapes: list[tuple[int, ..
                 yield _site_use(base, taker, operand, view, _lengths(taker, operand), shapes[leaf])
             else:
                 view = seen.get(leaf)
-                found = _site_use(base, site.eqn, site.weight, view, _sizes(site, view), shapes[leaf])
+                sizes, among = _sizes(site, view), _among_zeros(support, node.ins[site.weight], leaf)
+                found = _site_use(base, site.eqn, site.weight, view, sizes, shapes[leaf], among)
                 several = view is None and len(site.leaves) > 1
                 if several and len(shapes[leaf]) < 2:
                     continue  # a vector in between, such as singular values, is no kernel
                 yield dataclasses.replace(found, note=_PRODUCT) if several else found
+
+
+def _among_zeros(support: Support, value: int, leaf: int) -> _Among | None:
+    """Where a weight operand holds entries of a parameter, if it holds zeros beside them."""
+    squares = support.of(value)
+    if squares is None or squares.all() or (own := support.of(value, leaf)) is None or not own.any():
+        return None
+    return _Among(squares != 0, np.broadcast_to(own != 0, squares.shape), float(own[own != 0].mean()))
 
 
 _PRODUCT = "multiplied with other parameters into one weight; the fans are those of the product"
@@ -119,7 +147,13 @@ def _one_hot(node: Node, site: Site, makers: dict[int, Node]) -> bool:
 
 
 def _site_use(
-    base: SiteUse, eqn: Any, weight: int, view: View | None, sizes: list[int], shape: tuple[int, ...]
+    base: SiteUse,
+    eqn: Any,
+    weight: int,
+    view: View | None,
+    sizes: list[int],
+    shape: tuple[int, ...],
+    among: _Among | None = None,
 ) -> SiteUse:
     found = contraction_of(eqn, weight, sizes)
     if found is None:
@@ -128,13 +162,15 @@ def _site_use(
             base, note=f"a weight that `{kind}` takes as its other operand has no fans"
         )
     if base.lookup:
-        found = dataclasses.replace(found, fan_in=1.0, fan_out=None)
+        found, among = dataclasses.replace(found, fan_in=1.0, fan_out=None), None
+    elif among is not None:
+        found = without_zeros(found, among.present, among.own)
     if view is None:
         note = "mixed or repeated on its way; the fans are those of the operand"
         return dataclasses.replace(base, fan_in=found.fan_in, fan_out=found.fan_out, note=note)
     if view.factor is not None and not base.lookup:
         found = _of_factor(found, view, view.factor)
-    square = view.square if view.linear else 1.0
+    square = 1.0 if not view.linear else view.square if among is None else among.square
     fan_out = None if found.fan_out is None else found.fan_out * square
     use = dataclasses.replace(base, fan_in=found.fan_in * square, fan_out=fan_out, note=_note(view))
     return _with_axes(use, found, view, shape)

@@ -129,18 +129,32 @@ def misread(use: WeightUse, variance: float | None) -> Misread | None:
         return None  # a lookup sums nothing, so a table's scale is anyone's choice
     if use.fan_in is None:
         return None
-    in_shape, out_shape = compute_fans(use.shape)
-    if max(in_shape / use.fan_in, use.fan_in / in_shape) < _OFF:
-        return None
+    readings = [fans for fans in _readings(use) if max(fans[0] / use.fan_in, use.fan_in / fans[0]) > _OFF]
     bound = _bound(use)
     fan_out = use.fan_out or use.fan_in
     if any(abs(variance / rule(use.fan_in, fan_out) - 1) < bound for _, _, rule in _RULES):
         return None
-    for name, remedy, rule in _RULES:
-        if abs(variance / rule(in_shape, out_shape) - 1) < bound:
-            factor = rule(in_shape, out_shape) / rule(use.fan_in, fan_out)
-            return Misread(use, name, remedy, in_shape, factor)
+    for fans in readings:
+        fitting = [
+            (abs(variance / rule(*fans) - 1), name, remedy, rule(*fans) / rule(use.fan_in, fan_out))
+            for name, remedy, rule in _RULES
+        ]
+        off, name, remedy, factor = min(fitting, key=lambda found: found[0])
+        if off < bound:
+            return Misread(use, name, remedy, fans[0], factor)
     return None
+
+
+def _readings(use: WeightUse) -> list[tuple[float, float]]:
+    """The fans that the shape suggests: along the axes that hold inputs and outputs, and with these last."""
+    last: tuple[float, float] = compute_fans(use.shape)
+    if not use.in_axes or not use.out_axes:
+        return [last]
+
+    def size(without: tuple[int, ...]) -> float:
+        return math.prod(n for axis, n in enumerate(use.shape) if axis not in (*without, *use.batch_axes))
+
+    return [(size(use.out_axes), size(use.in_axes)), last]
 
 
 def _bound(use: WeightUse) -> float:

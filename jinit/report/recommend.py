@@ -13,7 +13,7 @@ from jinit.calibrate.lsuv import lsuv
 from jinit.initializers.distributions import truncated_normal
 from jinit.initializers.lecun_glorot_he import glorot_normal, he_normal, lecun_normal
 from jinit.initializers.orthogonal import orthogonal
-from jinit.jaxprs.tracing import check_call
+from jinit.jaxprs.tracing import check_call, check_params, split
 from jinit.report.compare import compare
 from jinit.report.comparison import Comparison, ComparisonRow, median
 from jinit.report.report import strict
@@ -23,6 +23,7 @@ _REDRAW = """rules = [(jinit.role("kernel"), {})]
 params = jinit.redraw(apply, rules)(key, params, *inputs)"""
 _LSUV = "params, records = jinit.lsuv(apply)(params, *inputs)"
 AS_GIVEN = "as given"
+_CALLER = "jinit.recommend(...)"
 _KERNELS = {
     "LeCun": lecun_normal(),
     "Glorot": glorot_normal(),
@@ -167,7 +168,7 @@ def recommend(
     References:
       Mishkin and Matas, *All you need is a good init*, 2016, §4: schemes compared by what training follows.
     """
-    check_call(apply, caller="jinit.recommend(...)")
+    check_call(apply, caller=_CALLER)
     known = schemes(apply)
     compared = compare(
         {name: method for name, (_, method) in known.items()},
@@ -182,6 +183,7 @@ def recommend(
     )
 
     def recommended(params: PyTree, *inputs: Any, **kwargs: Any) -> Recommendation:
+        check_params(split(params, inputs, kwargs)[0], caller=_CALLER)
         comparison = compared(params, *inputs, **kwargs)
         ranked = comparison.ranked
         if loss is None:

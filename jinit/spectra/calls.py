@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from jinit._errors import message
 from jinit._typing import Array, PyTree
-from jinit.jaxprs.tracing import Signature
+from jinit.jaxprs.tracing import Signature, checked_outputs
 from jinit.spectra.linear_maps import first_that_works, pull_of, push_of
 
 Output = Callable[[PyTree], PyTree] | None
@@ -110,14 +110,15 @@ def _first_alone(like: Sequence[Any]) -> list[Array]:
 
 
 def flat_apply(
-    apply: Callable[..., PyTree], signature: Signature, output: Output
+    apply: Callable[..., PyTree], signature: Signature, output: Output, caller: str
 ) -> Callable[[list[Array]], list[Array]]:
     """`apply` from arrays to the floating leaves of its outputs, or of what `output` selects."""
 
     def flat(arrays: list[Array]) -> list[Array]:
         params, inputs, kwargs = signature.arguments(arrays)
         outputs = apply(params, *inputs, **kwargs)
-        leaves = jax.tree.leaves(outputs if output is None else output(outputs))
+        selected = checked_outputs(outputs if output is None else output(outputs), caller=caller)
+        leaves = jax.tree.leaves(selected)
         return [jnp.asarray(x) for x in leaves if is_floating(jnp.asarray(x))]
 
     return flat

@@ -147,7 +147,7 @@ def make_call(
             "There is no derivative by token ids: use `jinit.layer_spectra`, from each site to the output."
         )
         raise ValueError(message(caller, must, f"dtypes {kinds}", advice))
-    call = Call(flat_apply(apply, signature, output), arrays, wanted)
+    call = Call(flat_apply(apply, signature, output, caller), arrays, wanted)
     outputs = jax.eval_shape(call.flat, arrays)
     if not any(x.size for x in outputs):
         must = "`apply` must have a floating output that is not empty"

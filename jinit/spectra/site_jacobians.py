@@ -128,6 +128,8 @@ class SiteJacobians:
         point = self.call.at(self.arrays)
         vector = RealFunction(lambda xs: xs, point)
         columns = vector.shape[1]
+        if not columns:
+            raise ValueError(message(self.caller, "the input must have entries", "none"))
         self._check_sizes(columns)
 
         def forward(flat: Array) -> dict[int, Array]:
@@ -156,6 +158,8 @@ class SiteJacobians:
                 self.skipped[i] = f"after {self.sites[before].names[0]}, which is {self.skipped[before]}"
             elif before is None and not self.call.wanted:
                 self.skipped[i] = "after an input that has no derivative"
+            elif before is None and not any(self.arrays[k].size for k in self.call.wanted):
+                self.skipped[i] = "after an input without entries"
             else:
                 found[i] = exact_spectrum(jacobian_matrix(self._between(before, i), self.caller))
         return found
@@ -189,7 +193,9 @@ def _unseen(site: Site) -> str:
     for region, why in _UNSEEN.items():
         if region in site.regions:
             return why
-    return "" if is_floating(site.output) else "no floating output"
+    if not is_floating(site.output):
+        return "no floating output"
+    return "" if site.output.size else "without entries in its output"
 
 
 def _last_before(analysis: Analysis, index: int) -> int | None:

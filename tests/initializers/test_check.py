@@ -160,3 +160,13 @@ def test_kolmogorov_p_value():
     for distance, n in [(0.01, 1000), (0.05, 1000), (0.08, 1000), (0.02, 20_000)]:
         assert ours(distance, n) == pytest.approx(truth(distance, n), rel=0.03, abs=1e-6)
     assert ours(0.0, 100) == 1.0
+
+
+@pytest.mark.parametrize(
+    "make", [jinit.he_normal, jinit.uniform, jinit.dirac, jinit.zeros_init, jax.nn.initializers.he_normal]
+)
+def test_a_maker_is_no_initializer(make):
+    with pytest.raises(
+        TypeError, match=r"(?s)`jinit.check_initializer.*must be an initializer.*forget the \(\)"
+    ):
+        jinit.check_initializer(make, (8, 8))

@@ -29,6 +29,8 @@ VALUES = [
     ({"activation": "rellu"}, "Did you mean 'relu'"),
 ]
 TYPES = [
+    ({"activation": np.tanh}, "`activation` must be made of JAX's functions"),
+    ({"activation": lambda x: np.maximum(x, 0)}, "Such as `jnp.tanh` in place of `np.tanh`."),
     ({"activation": 3}, "`activation` must be an elementwise JAX function or the name of one"),
     ({"q": "1"}, "`q` must be a real number or an array of them"),
     ({"q": 1j}, "`q` must be a real number or an array of them"),

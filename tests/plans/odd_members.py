@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.scipy.linalg import block_diag
 
 from tests.plans.member import enter, entry, one, plain
 from tests.zoos.member import array
@@ -68,6 +69,35 @@ def packed_flat_vector():
         return jnp.tanh(x @ flat[:30].reshape(6, 5) + flat[30:35][None]) @ flat[35:50].reshape(5, 3)
 
     return plain(apply, leaves(flat=(50,)), X)
+
+
+# Zeros laid beside the entries take no part in a sum.
+BLOCKS = leaves(a=(3, 2), b=(3, 2))
+odd("block_diagonal", lambda p, x: x @ block_diag(p["a"], p["b"]), BLOCKS, X, fans={"a": (3, 2), "b": (3, 2)})
+odd(
+    "block_diagonal_scaled", lambda p, x: x @ (block_diag(p["a"] * 2.0, p["b"] * 2.0) * 0.25), BLOCKS, X,
+    fans={"a": (0.75, 0.5), "b": (0.75, 0.5)},
+)  # fmt: skip
+odd(
+    "block_diagonal_masked",
+    lambda p, x: x @ (block_diag(p["a"], p["b"]) * np.kron(np.eye(2), np.ones((3, 2))).astype(np.float32)),
+    BLOCKS, X, fans={"a": (3, 2), "b": (3, 2)},
+)  # fmt: skip
+odd(
+    "blocks", lambda p, x: x @ jnp.block([[p["a"], jnp.zeros((3, 2))], [jnp.zeros((3, 2)), p["b"]]]),
+    BLOCKS, X, fans={"a": (3, 2), "b": (3, 2)},
+)  # fmt: skip
+odd(
+    "written_into_zeros", lambda p, x: x @ jnp.zeros((6, 4)).at[:3, :2].set(p["a"]).at[3:, 2:].set(p["b"]),
+    BLOCKS, X, fans={"a": (3, 2), "b": (3, 2)},
+)  # fmt: skip
+odd(
+    "convolution_of_blocks",
+    lambda p, x: lax.conv_general_dilated(
+        x, jax.vmap(block_diag)(p["a"], p["b"]), (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+    ),
+    leaves(a=(3, 3, 2), b=(3, 3, 2)), array(2, 9, 6), fans={"a": (9, 6), "b": (9, 6)},
+)  # fmt: skip
 
 
 @entry(one(1, None, "table"))

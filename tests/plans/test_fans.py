@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from jax import lax
+from jax.scipy.linalg import block_diag
 from jax.sharding import PartitionSpec as P
 
 import jinit
@@ -152,3 +153,52 @@ def test_fans_of_the_whole_layer(name):
     assert abs(z_score(forward - fan_in)) < Z
     assert abs(z_score(backward - fan_out)) < Z
     assert abs(z_score(forward - 2 * fan_in)) > Z
+
+
+# What the weight is made of: (fan-in, fan-out), and how. Outputs without a part of a parameter don't count.
+AMONG_ZEROS = {
+    "blocks of two sizes": ({"a": (8, 2), "b": (4, 3)}, lambda p: block_diag(p["a"], p["b"])),
+    "outputs padded": ({"a": (8, 2)}, lambda p: jnp.pad(p["a"], ((0, 0), (1, 4)))),
+    "inputs padded": ({"a": (8, 2)}, lambda p: jnp.pad(p["a"], ((3, 0), (0, 0)))),
+    "some outputs share": (
+        {"a": (12, 2), "b": (28 / 3, 3)},
+        lambda p: jnp.concatenate([jnp.pad(p["a"], ((0, 0), (0, 1))), p["b"]]),
+    ),
+    "written as rows": ({"a": (8, 2)}, lambda p: jnp.zeros((16, 2)).at[np.arange(0, 16, 2)].set(p["a"])),
+    "one matrix of several": ({"a": (8, 2)}, lambda p: jnp.zeros((3, 8, 2)).at[1].set(p["a"]).reshape(24, 2)),
+    "rows put to zero": ({"a": (5, 2)}, lambda p: p["a"].at[:3].set(0.0)),
+    "updated in place": (
+        {"a": (8, 2)},
+        lambda p: lax.dynamic_update_slice(jnp.zeros((10, 3)), p["a"], (1, 1)),
+    ),
+    "through a function": ({"a": (8, 2)}, lambda p: jnp.arcsinh(jnp.sinh(jnp.pad(p["a"], ((0, 2), (1, 1)))))),
+    "under another mask": (
+        {"a": (4, 1)},
+        lambda p: jnp.pad(p["a"], ((0, 2), (0, 0))) * (np.indices((10, 2)).sum(0) % 2).astype(np.float32),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AMONG_ZEROS)
+def test_zeros_beside_the_entries_do_not_count(name):
+    fans, make = AMONG_ZEROS[name]
+    shapes = {"a": (8, 2), "b": (4, 3)}
+    params = {path: jax.ShapeDtypeStruct(shapes[path], "float32") for path in fans}
+    x = jax.ShapeDtypeStruct((64, jax.eval_shape(make, params).shape[0]), "float32")
+    uses = jinit.audit(lambda p, x: x @ make(p))(params, x)
+    assert {use.path: (pytest.approx(use.fan_in), pytest.approx(use.fan_out)) for use in uses} == fans
+    y = jax.eval_shape(lambda p, x: x @ make(p), params, x)
+    rng, energies = np.random.default_rng(0), {path: ([], []) for path in fans}
+    alone = {
+        path: make({k: jnp.full(v.shape, k == path, v.dtype) for k, v in params.items()}) for path in fans
+    }
+    for _ in range(DRAWS):
+        w = np.asarray(make({k: jnp.asarray(normal(rng, v)) for k, v in params.items()}))
+        forward, backward = normal(rng, x) @ w, normal(rng, y) @ w.T
+        for path, its in alone.items():
+            energies[path][0].append(np.mean(forward[:, (its != 0).any(0)] ** 2))
+            energies[path][1].append(np.mean(backward[:, (its != 0).any(1)] ** 2))
+    for path, pair in fans.items():
+        for measured, fan in zip(energies[path], pair, strict=True):
+            assert abs(z_score(np.array(measured) - fan)) < Z
+            assert abs(z_score(np.array(measured) - 2 * fan)) > Z

@@ -279,3 +279,11 @@ def test_an_abstract_nnx_model_with_other_state():
     assert concrete_apply(params, x).shape == (4, 3)
     with pytest.raises(Exception, match="can be audited and initialized, not run"):
         jax.block_until_ready(apply(params, x))
+
+
+def test_layers_of_no_width():
+    params = {"w": jnp.ones((6, 0)), "v": jnp.ones((0, 3)), "u": jnp.ones((6, 3))}
+    apply = lambda p, x: (x @ p["w"]) @ p["v"] + x @ p["u"]  # noqa: E731
+    for initializer in (jinit.lecun_normal(), jinit.glorot_uniform(), jinit.orthogonal()):
+        new = jinit.init(apply, jinit.plan([("*", initializer)]))(jax.random.key(0), params, jnp.ones((2, 6)))
+        assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, params)

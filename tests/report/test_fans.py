@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -121,6 +122,21 @@ def test_right_fans_give_no_finding(name):
     x = jax.random.normal(jax.random.key(0), shape, getattr(model, "param_dtype", jnp.float32))
     report = jinit.diagnose(model.apply, backward=False, predict=False)(model.init(jax.random.key(1), x), x)
     assert "wrong_fan" not in {f.kind for f in report.findings}
+
+
+def test_outputs_first():
+    """PyTorch's and equinox's layout: the rule reads `in · window` off the shape (out, in, …).
+
+    Glorot's rule, with the fans of the axes that Flax would read, 128 and 64, gives just the same variance.
+    """
+    use = WeightUse("w", (16, 8, 4), np.dtype(np.float32), "kernel", 16.0, 64.0, in_axes=(1,), out_axes=(0,))
+    wrong = misread(use, 1 / (3 * 32))
+    assert wrong is not None
+    assert (wrong.rule, wrong.fan, wrong.factor) == ("the 1/√n rule", 32, 0.5)
+    batched = dataclasses.replace(use, shape=(9, 16, 8, 4), in_axes=(2,), out_axes=(1,), batch_axes=(0,))
+    wrong = misread(batched, 1.02 / (3 * 32))
+    assert wrong is not None
+    assert wrong.fan == 32
 
 
 def test_severity_follows_the_thresholds():

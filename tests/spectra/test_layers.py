@@ -136,6 +136,25 @@ def test_what_is_not_seen_is_named():
     assert found.skipped == {"a": "inside a cond"}
 
 
+def test_layers_of_no_width_are_named():
+    params = {"w": jnp.ones((3, 0)), "v": jnp.ones((0, 2)), "u": jnp.ones((3, 2))}
+    apply = lambda p, x: (x @ p["w"]) @ p["v"] + x @ p["u"]  # noqa: E731
+    for between in ("site_to_output", "input_to_site", "site_to_site"):
+        found = jinit.layer_spectra(apply, between=between)(params, jnp.ones((4, 3)))
+        assert "u" in found
+        assert found.skipped["w"] == "without entries in its output"
+
+
+def test_inputs_of_no_width():
+    params, x = {"v": jnp.ones((0, 3)), "u": jnp.ones((3, 2))}, jnp.ones((4, 0))
+    apply = lambda p, x: x @ p["v"] @ p["u"]  # noqa: E731
+    found = jinit.layer_spectra(apply, between="site_to_site")(params, x)
+    assert list(found) == ["u"]
+    assert found.skipped == {"v": "after an input without entries"}
+    with pytest.raises(ValueError, match="the input must have entries"):
+        jinit.layer_spectra(apply, between="input_to_site")(params, x)
+
+
 def test_errors():
     with pytest.raises(ValueError, match="`between` must be one of 'site_to_output'"):
         jinit.layer_spectra(net, between="layers")

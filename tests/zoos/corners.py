@@ -153,7 +153,7 @@ def linear_solve(p, x):
     return jnp.linalg.solve(p["w"], x.T).T @ p["v"]
 
 
-@corner("w", params="wv", not_followed="v")
+@corner("v w", params="wv")
 def row_replaced(p, x):
     return x @ p["w"].at[:2].set(p["v"][:2])
 
