@@ -17,7 +17,7 @@ import jinit
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
-PAGES = ["README.md", *(pytest.param(page, marks=pytest.mark.slow) for page in GUIDES)]
+PAGES = [pytest.param(page, marks=pytest.mark.slow) for page in ("README.md", *GUIDES)]
 SUBMODULES = ("meanfield",)
 COMMAND = re.compile(r"^<!-- (.+) command -->\n```sh\n(.+)\n```$", re.MULTILINE)
 

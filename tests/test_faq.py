@@ -124,6 +124,7 @@ def test_he_suits_relu_where_xavier_stalls(digits):
     assert trained["he"][3] > 0.75 > 0.4 > trained["xavier"][3]
 
 
+@pytest.mark.slow
 def test_xavier_suits_tanh(digits):
     """Glorot and Bengio 2010: gradients keep their scale, where the 1/sqrt(n) rule leaves 1/3 a layer."""
     ratios = {

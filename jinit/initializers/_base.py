@@ -202,7 +202,16 @@ def maker(function: Callable[P, T]) -> Callable[P, T]:
             made, maker=function.__name__, call=f"jinit.{function.__name__}({written})"
         )
 
+    setattr(make, _MAKES, True)
     return make
+
+
+_MAKES = "makes_initializers"
+
+
+def is_maker(function: Any) -> bool:
+    """Whether it makes initializers, and is none."""
+    return getattr(function, _MAKES, False) is True
 
 
 def _written(signature: inspect.Signature, given: dict[str, Any]) -> str:

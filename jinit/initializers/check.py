@@ -14,6 +14,7 @@ from jinit._errors import message
 from jinit._typing import Key, Shape
 from jinit.initializers import _arguments as arguments
 from jinit.initializers import _statistics as statistics
+from jinit.initializers._base import is_maker
 from jinit.initializers._statistics import Check as Check
 
 
@@ -131,8 +132,8 @@ def check_initializer(
 
 
 def _is_initializer(init: Any) -> bool:
-    """Whether it can be called as one; functions of jinit make initializers and are none."""
-    if not callable(init) or (inspect.isfunction(init) and init.__module__.startswith("jinit.initializers")):
+    """Whether it can be called as one; what makes initializers is none."""
+    if not callable(init) or is_maker(init):
         return False
     try:
         inspect.signature(init).bind("key", "shape", "dtype")

@@ -40,7 +40,7 @@ def room(bits):
     return 3 * 2 * 2 * 2.0 ** -(bits + 1)
 
 
-@pytest.mark.parametrize("scale", [0.02, 1.0, 30.0])
+@pytest.mark.parametrize("scale", [0.02, *(pytest.param(s, marks=pytest.mark.slow) for s in (1.0, 30.0))])
 @pytest.mark.parametrize("model", [shared, looped])
 @pytest.mark.parametrize("bits", [TF32, BFLOAT16])
 def test_the_factor_is_that_of_exact_arithmetic(model, bits, scale):

@@ -60,6 +60,7 @@ def slow_twin(model, params, key, data, steps, batch):
 
 
 @pytest.mark.standard_promotion  # optax.adam
+@pytest.mark.slow
 def test_training_is_the_plain_loop_run_by_run():
     data, model = digits(), MLP(1, 8)
     params = initialize(model, plan(jinit.he_normal()), SEEDS, 64)
@@ -83,6 +84,7 @@ def test_schemes_see_equal_batches():
     assert not np.allclose(apart.loss[:2], apart.loss[2:])
 
 
+@pytest.mark.slow
 def test_compare_keeps_plans_apart():
     plans = {"zero": plan(jinit.zeros), "He": plan(jinit.he_normal())}
     found = compare(MLP(1, 16), plans, digits(), seeds=2, steps=40, optimizer=optax.sgd(0.1))

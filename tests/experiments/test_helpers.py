@@ -44,6 +44,7 @@ def test_gradients_of_a_relu_network_by_theory():
     np.testing.assert_allclose(found, np.log10(0.5) * np.array([4, 3, 2, 1, 0]), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_measured_gradients_start_at_the_last_layer():
     found = gradients.measured("relu", 2.0, 2, 3)
     assert found.shape == (2, 3)

@@ -71,7 +71,13 @@ def matrices(weights, in_axes, out_axes, batch_axes):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout[0])
-@pytest.mark.parametrize("init", [jinit.orthogonal(), jax.nn.initializers.orthogonal()], ids=["jinit", "jax"])
+@pytest.mark.parametrize(
+    "init",
+    [
+        pytest.param(jinit.orthogonal(), id="jinit"),
+        pytest.param(jax.nn.initializers.orthogonal(), id="jax", marks=pytest.mark.slow),
+    ],
+)
 def test_orthogonal_in_any_layout(init, layout):
     _, shape, *axes = layout
     use = kernel("w", shape, in_axes=axes[0], out_axes=axes[1], batch_axes=axes[2])

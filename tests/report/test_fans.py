@@ -116,6 +116,7 @@ RIGHT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_fans_give_no_finding(name):
     model, shape = RIGHT[name]
@@ -171,6 +172,7 @@ def test_few_entries_and_near_fans_are_not_judged():
     assert misread(noted, lecun_of_shape) is None
 
 
+@pytest.mark.slow
 def test_the_scale_that_a_plan_declares():
     model = nn.Sequential([nn.Dense(64), nn.relu, nn.Dense(64), nn.relu, nn.Dense(3)])
     x = jax.random.normal(jax.random.key(0), (64, 48))

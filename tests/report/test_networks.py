@@ -47,7 +47,7 @@ def kinds(activation, *args, **kwargs):
     return {f.kind: f.severity for f in diagnosed(activation)(drawn(*args, **kwargs), X).findings}
 
 
-@pytest.mark.parametrize("activation", [jax.nn.relu, jnp.tanh])
+@pytest.mark.parametrize("activation", [jax.nn.relu, pytest.param(jnp.tanh, marks=pytest.mark.slow)])
 def test_deep_networks(activation):
     good = init.he_normal() if activation is jax.nn.relu else init.lecun_normal()
     assert kinds(activation, good) == {}
@@ -79,6 +79,7 @@ def test_the_remedy_for_a_signal_mends_the_weights(scale):
     assert diagnosed(jax.nn.relu)(scope["params"], X).findings == ()
 
 
+@pytest.mark.slow
 def test_sigmoid_saturates():
     assert kinds(jax.nn.sigmoid, init.normal(3.0))["saturated_units"] in ("warning", "severe")
     assert kinds(jax.nn.sigmoid, init.lecun_normal())["collapsed_inputs"] == "severe"

@@ -82,6 +82,7 @@ def tower(layers, x):
     return x
 
 
+@pytest.mark.slow
 def test_branches_side_by_side_are_not_compared():
     """An actor whose head starts small beside a critic: the critic's gradient says nothing of the actor's."""
 

@@ -29,6 +29,7 @@ def loss(outputs, labels):
     return jnp.mean((outputs - labels) ** 2)
 
 
+@pytest.mark.slow
 def test_the_best_of_what_was_tried():
     apply, params = network(jinit.normal(0.02))
     found = jinit.recommend(apply, loss=loss, labels=LABELS, steps=60, seeds=2)(params, X)
