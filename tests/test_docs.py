@@ -46,7 +46,11 @@ def flaws(doc: str | None) -> list[str]:
     if not doc:
         return ["no docstring"]
     needed = {"Example": r"^Examples?:", "doctest": r"^ *>>> "}
-    return [part for part, pattern in needed.items() if not re.search(pattern, doc, re.MULTILINE)]
+    lacking = [part for part, pattern in needed.items() if not re.search(pattern, doc, re.MULTILINE)]
+    # Code ends, for Sphinx, where no letter follows: the rest of the paragraph would be code.
+    paragraphs = re.split(r"\n\s*\n|>>>.*", doc.replace("``", ""))
+    run_on = [end for p in paragraphs for end in re.findall(r"`[^`]*(`\w*)", p) if len(end) > 1]
+    return lacking + [f"code that runs on: {end}" for end in run_on]
 
 
 def blocks(page: str) -> list[str]:
@@ -67,6 +71,7 @@ def test_docstring_check_can_fail():
     assert flaws(None) == ["no docstring"]
     assert flaws("Draws.") == ["Example", "doctest"]
     assert flaws("Draws.\n\nExample:\n    >>> 1\n    1") == []
+    assert flaws("Of `a`s, `b`.\n\nExample:\n    >>> 1\n    1") == ["code that runs on: `s"]
 
 
 def test_api_page_lists_every_public_name_once():

@@ -55,9 +55,9 @@ def autoinit(
 
     Returns:
       A function `(params, *inputs, **kwargs) -> (params, records)`, to be called as `apply` is. Inputs may be
-      `jax.ShapeDtypeStruct`s, for standard normal ones; of arrays the moments count. `params` has the same
-      tree, dtypes, shardings and boxes. `records` are `jinit.Calibration`s of what theory says, before and
-      after. Sites that are not exact (see `jinit.lsuv`) stay as they are, and the records say why.
+      `jax.ShapeDtypeStruct` objects, for standard normal ones; of arrays the moments count. `params` has the
+      same tree, dtypes, shardings and boxes. `records` hold a `jinit.Calibration` of what theory says, before
+      and after. Sites that are not exact (see `jinit.lsuv`) stay as they are, and the records say why.
 
     Raises:
       TypeError: `apply` is no function, `target` or `sites` are of the wrong kind.

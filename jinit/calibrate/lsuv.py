@@ -69,9 +69,9 @@ def lsuv(
     Returns:
       A function `(params, *inputs, **kwargs) -> (params, records)`, to be called as `apply` is, under
       `jax.jit` or not. `params` has the same tree, dtypes, shardings and boxes, and leaves that did not
-      change are the same objects; `records` maps site names to `jinit.Calibration`s: before, after, factor,
-      and the `problem` if any. Under `jax.jit` a problem that only the values show is in the records, not an
-      error.
+      change are the same objects; `records` maps site names to a `jinit.Calibration` each: before, after,
+      factor, and the `problem` if any. Under `jax.jit` a problem that only the values show is in the records,
+      not an error.
 
     Raises:
       TypeError: `apply` is no function, `target` or `sites` are of the wrong kind.

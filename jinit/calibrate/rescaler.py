@@ -77,7 +77,7 @@ def _addend(graph: Graph, last: Node, node: Node) -> int | None:
 
 
 def _mesh_axes(program: Program, address: Address) -> tuple[str, ...]:
-    """Manual axes of the `shard_map`s around an equation."""
+    """Manual axes of every `shard_map` around an equation."""
     jaxpr, axes = program.jaxpr, []
     for at, which in zip(address[::2], address[1::2], strict=False):
         eqn = jaxpr.eqns[at]

@@ -37,8 +37,8 @@ def maximal_c_map(apply: Callable[..., PyTree]) -> Callable[..., MaximalCMap]:
     Returns:
       A function `(params, *inputs, **kwargs)`, to be called as `apply` is, to the maximal C-map function
       `(c, layer) -> c`. It has the field `depth`, the most nonlinear layers on one way through. Arrays may be
-      `jax.ShapeDtypeStruct`s. Of parameters that multiply a signal, such as the gain of a branch, the values
-      are needed.
+      `jax.ShapeDtypeStruct` objects. Of parameters that multiply a signal, such as the gain of a branch, the
+      values are needed.
 
     Raises:
       TypeError: `apply` is no function.

@@ -80,7 +80,7 @@ def measure(
 
     Returns:
       A function `(params, *inputs, **kwargs) -> (outputs, records)`, to be called as `apply` is, under
-      `jax.jit` or not. `records` maps site names, in program order, to `Record`s of `Moments` of shape
+      `jax.jit` or not. `records` maps site names, in program order, to `Record` objects of `Moments` of shape
       `[]`, or `[length]` inside a `scan`. A weight used at n > 1 sites is named `path#0` … `path#n-1`;
       a weight made of several parameters (concatenated kernels) has a record under each of their names.
       A parameter that has the shape of a weight but could not be followed has a record too, with the

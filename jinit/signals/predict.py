@@ -60,8 +60,9 @@ def predict(
 
     Returns:
       A function `(params, *inputs, **kwargs) -> records`, to be called as `apply` is; arrays may be
-      `jax.ShapeDtypeStruct`s. An input without values is standard normal, a parameter without values needs
-      `weights`. `records` has the names of `measure`, and `Moments` of shape `[]`, or `[length]` in a `scan`.
+      `jax.ShapeDtypeStruct` objects. An input without values is standard normal, a parameter without values
+      needs `weights`. `records` has the names of `measure`, and `Moments` of shape `[]`, or `[length]` in a
+      `scan`.
 
     Raises:
       TypeError: `apply` is no function.

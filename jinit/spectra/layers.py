@@ -67,7 +67,7 @@ def layer_spectra(
       per_example: as in `jinit.jacobian_spectrum`.
 
     Returns:
-      A function `(params, *inputs, **kwargs) -> LayerSpectra`, a dict of `Spectrum`s by site name. Their
+      A function `(params, *inputs, **kwargs) -> LayerSpectra`, a dict of `Spectrum` by site name. Their
       leading axes are `[examples]`, where there are any, then `[length]` inside a `scan`. Sites in a
       `while_loop`, in a `cond`, in `shard_map` or in a function with its own derivative rule are in its
       `skipped` with the reason, as are those in a `scan` with `"site_to_site"`.
