@@ -27,7 +27,8 @@ def opened(jaxpr: Any) -> tuple[Any, list[Any]]:
 
 def bind(eqn: Any, values: list[Any]) -> list[Any]:
     """Run one equation as it stands, whatever its primitive."""
-    outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+    with eqn.ctx.manager:  # such as the mesh that it was traced under
+        outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
     return list(outs) if eqn.primitive.multiple_results else [outs]
 
 

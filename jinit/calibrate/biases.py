@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from jinit._sharding import sharded_like, whole
 from jinit._typing import Array
 from jinit.calibrate.labels import compressed
 from jinit.calibrate.rescaler import Station
@@ -30,8 +31,9 @@ class Bias:
 
     def shifted(self, bias: Array, shift: Array) -> Array:
         """The parameter with `shift` added to these entries."""
-        wide = bias.reshape(-1).astype(shift.dtype)
-        return wide.at[self.indices.reshape(-1)].add(shift.reshape(-1)).reshape(bias.shape).astype(bias.dtype)
+        wide = whole(bias).reshape(-1).astype(shift.dtype)
+        moved = wide.at[self.indices.reshape(-1)].add(whole(shift).reshape(-1))
+        return sharded_like(moved.reshape(bias.shape).astype(bias.dtype), bias)
 
 
 def find_bias(

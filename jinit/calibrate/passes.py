@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jinit._sharding import whole
 from jinit._typing import Array, at_least_float32
 from jinit.calibrate.biases import Bias, find_bias
 from jinit.calibrate.calibration import Calibration
@@ -185,7 +186,7 @@ def _factors(slots: Slots, found: list[Found]) -> Array:
     factors = [jnp.exp(a * _log_factor(found[i])) for i, a in slots.sites]
     if slots.labels.size == 1 and sum(f.size for f in factors) == 1:
         return factors[0].reshape(())
-    numbered = jnp.concatenate([f.reshape(-1) for f in factors] + [jnp.ones(1, factors[0].dtype)])
+    numbered = jnp.concatenate([whole(f).reshape(-1) for f in factors] + [jnp.ones(1, factors[0].dtype)])
     return numbered[slots.labels]
 
 

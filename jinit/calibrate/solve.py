@@ -9,7 +9,9 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import lax
 
+from jinit._sharding import is_sharded
 from jinit._typing import Array, at_least_float32
+from jinit.signals.moments import ROWS, add_rows
 
 Axes = tuple[int, ...]
 Everywhere = Callable[[Array], Array]  # mean over all devices and batches that hold entries of one output
@@ -55,9 +57,9 @@ def solve(
     ordinary = (size == 0) | ((size > 1e-12) & (size < 1e12)) | ~jnp.isfinite(size)
     unit = jnp.where(ordinary, jnp.ones_like(size), size)
     d = (x - guess) / unit.astype(x.dtype)
-    square = everywhere(_mean(_square(d), axes))
     shared = tuple(i for i in axes if bias is None or bias.shape[i] == 1)
-    partial = _mean(d, shared)
+    partial, squares = _mean_and_square(d, shared)
+    square = everywhere(_mean(squares, axes))
     mean = everywhere(_mean(partial, axes))
     variance = square - _square(mean)
     zero = jnp.zeros_like(variance)
@@ -102,13 +104,36 @@ def _square(x: Array) -> Array:
     return jnp.square(jnp.real(x)) + jnp.square(jnp.imag(x)) if jnp.iscomplexobj(x) else jnp.square(x)
 
 
+def _mean_and_square(x: Array, axes: Axes) -> tuple[Array, Array]:
+    """Means of `x` and of `|x|²` over axes, kept with size one: on a CPU in one pass, where that pays."""
+    leading = next((i for i in range(x.ndim) if i not in axes or _is_narrow(x.shape[i + 1 :])), 0)
+    rows = math.prod(x.shape[:leading])
+
+    def separately(x: Array) -> tuple[Array, Array]:
+        return _mean(x, axes), _mean(_square(x), axes)
+
+    def together(x: Array) -> tuple[Array, Array]:
+        x = x.reshape(-1, ROWS, *x.shape[leading:])
+        shape = (rows // ROWS, *(1,) * (leading - 1), *x.shape[2:])
+        a, b = (_mean(y.reshape(shape) / ROWS, axes) for y in add_rows([x, _square(x)]))
+        return a, b
+
+    if not leading or not rows or rows % ROWS or is_sharded(x):
+        return separately(x)
+    return lax.platform_dependent(x, cpu=together, default=separately)
+
+
+def _is_narrow(shape: tuple[int, ...]) -> bool:
+    return math.prod(shape) < _SEVERAL
+
+
 def _mean(x: Array, axes: Axes) -> Array:
     """Mean over axes, kept with size one.
 
     Measured on CPU: a sum of floats to one number runs entry by entry. Summing the leading axes first keeps
     many sums side by side, seven times faster for 256 × 512 entries.
     """
-    last = max((k for k in range(x.ndim) if math.prod(x.shape[k:]) >= _SEVERAL), default=0)
+    last = max((k for k in range(x.ndim) if not _is_narrow(x.shape[k:])), default=0)
     first = tuple(i for i in axes if i < last)
     rest = tuple(i for i in axes if i >= last)
     count = math.prod(x.shape[i] for i in axes)

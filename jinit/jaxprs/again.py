@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jinit._compat import Literal, bind, opened
+from jinit._sharding import is_sharded
 from jinit._typing import Array
 from jinit.jaxprs.graph import called
 
@@ -124,6 +125,8 @@ def _hidden(x: Array, cotangent: Array) -> Array:
 
     It would else see that the value was there before, and keep it; a barrier does not last long enough.
     """
+    if is_sharded(cotangent):  # has no first entry that all devices know
+        return x
     one = lax.slice(cotangent, (0,) * cotangent.ndim, (1,) * cotangent.ndim)
     one = lax.real(one) if jnp.iscomplexobj(one) else one
     below, above = lax.full_like(one, 1), lax.full_like(one, 2)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jinit._compat import Literal, bind, opened, scan_arity, vary, varying_axes
+from jinit._sharding import on_this_mesh
 from jinit._typing import Array, PyTree
 from jinit.jaxprs.again import Origin, contract, origin_of
 from jinit.jaxprs.graph import Address, called
@@ -131,8 +132,16 @@ class _Walker:
     def equation(
         self, eqn: Any, ins: list[Any], at: Address, extras: Extras, origin: Origin | None
     ) -> tuple[list[Any], Parts]:
-        if at in self.inside:
-            return EMIT[eqn.primitive.name](self, eqn, ins, at, extras)
+        with eqn.ctx.manager:  # such as the mesh that it was traced under
+            if at in self.inside:
+                outs, parts = EMIT[eqn.primitive.name](self, eqn, ins, at, extras)
+            else:
+                outs, parts = self.visited(eqn, ins, at, extras, origin)
+        return outs, jax.tree.map(on_this_mesh, parts)
+
+    def visited(
+        self, eqn: Any, ins: list[Any], at: Address, extras: Extras, origin: Origin | None
+    ) -> tuple[list[Any], Parts]:
         parts: Parts = {}
         for index in self.enters.get(at, ()):
             ins, parts[index, "enter"] = self.visitor.enter(index, ins, extras.get(index))

@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from jinit._errors import message
+from jinit._sharding import sharded_like
 from jinit._typing import Array, Key, PyTree, at_least_float32
 from jinit.jaxprs.sites import Analysis, Site, Sites, analyse_sites
 from jinit.jaxprs.tracing import Program, Signature, trace
@@ -29,7 +30,7 @@ class Gauge:
 
     def enter(self, site: Site, operands: list[Array]) -> dict[str, Any]:
         """Statistics of the operands of the contraction."""
-        found: dict[str, Any] = {"weight": _moments(site, operands[site.weight])}
+        found: dict[str, Any] = {"weight": _moments(site, operands[site.weight], stored=True)}
         if site.signal is not None:
             found["input"] = _moments(site, operands[site.signal])
         return found
@@ -44,15 +45,15 @@ class Gauge:
 
     def back_to_weight(self, site: Site, cotangent: Array) -> dict[str, Any]:
         """Statistics of the gradient with respect to the weight operand."""
-        return {"weight_gradient": _moments(site, cotangent)}
+        return {"weight_gradient": _moments(site, cotangent, stored=True)}
 
 
 # Enclosures that decide at run time how often a site is reached, or on how many devices.
 _COUNTED = frozenset({"while", "cond", "shard_map", "unchecked_shard_map"})
 
 
-def _moments(site: Site, x: Array) -> Moments:
-    return Moments.of(x, counted=bool(site.regions & _COUNTED))
+def _moments(site: Site, x: Array, *, stored: bool = False) -> Moments:
+    return Moments.of(x, counted=bool(site.regions & _COUNTED), stored=stored)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _random_cotangents(outs: list[Array], key: Key) -> list[Array]:
             continue
         # Sampled wide and rounded once: narrow samplers are biased.
         wide = jax.random.normal(subkey, out.shape, at_least_float32(out.dtype))
-        cotangents.append(lax.convert_element_type(wide, out.dtype))
+        cotangents.append(sharded_like(lax.convert_element_type(wide, out.dtype), out))
     return cotangents
 
 

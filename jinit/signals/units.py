@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jinit._sharding import whole_like
 from jinit._typing import Array, at_least_float32
 from jinit.jaxprs.axes import axes_of
 from jinit.jaxprs.sites import Site
@@ -103,14 +104,14 @@ def saturated_share(x: Array) -> Array:
 
 def sum_of_directions(x: Array, examples: tuple[int, ...]) -> tuple[Array, Array]:
     """`Σ u_i` over the unit vectors of the examples, and their number, those too small to square left out."""
-    rows = jnp.moveaxis(x, examples, range(len(examples)))
-    rows = rows.reshape(math.prod(rows.shape[: len(examples)]), math.prod(rows.shape[len(examples) :]))
-    squares = jnp.sum(jnp.abs(rows) ** 2, axis=1)
+    squares = jnp.sum(jnp.abs(x) ** 2, axis=tuple(i for i in range(x.ndim) if i not in examples))
     some = squares > 0
     inverse = jnp.where(
         some, lax.rsqrt(jnp.where(some, squares, jnp.ones_like(squares))), jnp.zeros_like(squares)
-    )
-    directions = jnp.dot(inverse.astype(rows.dtype), rows, precision="highest")
+    ).astype(x.dtype)
+    axes = tuple(range(inverse.ndim)), tuple(sorted(examples))
+    total = jnp.tensordot(inverse, x, axes, precision="highest", out_sharding=whole_like(x))
+    directions = total.reshape(-1)
     return directions, jnp.sum(some.astype(squares.dtype))
 
 
@@ -121,7 +122,7 @@ def fingerprint(x: Array, units: tuple[int, ...]) -> Array:
     shape = tuple(x.shape[i] for i in others)
     noise = _noise(math.prod(shape), x.dtype).reshape(shape)
     axes = tuple(range(len(others))), others
-    return jnp.tensordot(noise, x, axes=axes, precision="highest").reshape(-1)
+    return jnp.tensordot(noise, x, axes, precision="highest", out_sharding=whole_like(x)).reshape(-1)
 
 
 def _noise(n: int, dtype: Any) -> Array:
