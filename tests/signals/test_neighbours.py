@@ -36,6 +36,7 @@ def window(x: Any, kind: str, size: int, step: int) -> Any:
 
 POOLINGS = {
     "average": lambda x: window(x, "average", 2, 2),
+    "maximum": lambda x: window(x, "maximum", 2, 2),
     "overlapping maximum": lambda x: window(x, "maximum", 3, 2),
     "maximum, then mean": lambda x: window(x, "maximum", 2, 2).mean((1, 2), keepdims=True),
     "repeated": lambda x: jnp.repeat(x, 2, 1),
@@ -91,6 +92,22 @@ def test_windows_that_slide_share_some_places():
     at = np.convolve(np.ones(10), np.ones(3))
     expected = (10 * 3**2 / np.sum(at)) ** 2
     np.testing.assert_allclose(gradient_of_average(3, 1), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize(("size", "step"), [(2, 2), (4, 4), (3, 2), (3, 1), (12, 12)])
+def test_one_entry_of_a_window_gets_what_comes_back(size, step, mean):
+    """Over all places gradients of a maximum add up to those of its windows, whatever these share."""
+
+    def apply(p: Any, x: Any) -> Any:
+        out = window(x @ p["w"], "maximum", size, step)
+        return out.mean((1, 2)) if mean else out
+
+    shapes = {"w": jax.ShapeDtypeStruct((64, 8), "float32")}
+    record = jinit.predict(apply, weights={"w": 1 / 64})(shapes, jnp.ones((2, 12, 12, 64)))["w"]
+    windows = ((12 - size) // step + 1) ** 2
+    expected = 2 * (1 if mean else windows)
+    np.testing.assert_allclose(record.weight_gradient.second_moment, expected, rtol=1e-4)  # type: ignore[union-attr]
 
 
 def test_what_repeats_is_known_to():

@@ -143,15 +143,8 @@ MODELS = {
 }
 
 
-# Told in docs/predicting.md: of a gradient behind a maximum too much is taken to be shared by its window.
-KNOWN = {
-    "convolutions": pytest.mark.xfail(reason="weight gradient before a max-pooling is 1.25 of that measured")
-}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow, *([KNOWN[n]] if n in KNOWN else [])]) for n in MODELS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
 def test_agrees_with_measure(name):
     model, shape, options = MODELS[name]
     x = array(*shape, seed=7)

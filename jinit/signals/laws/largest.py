@@ -112,7 +112,8 @@ def to_the_largest(
         fixed_sums=frozenset(),
     )
     twice = dataclasses.replace(hits, nodes=_hits_squared(operand, axes, counts, steps))
-    kept = _kept(cotangent, axes, shape, name, alone=windows == 1)
+    once, square = (average(x).reshape(()) for x in (hits, twice))
+    kept = _kept(cotangent, axes, shape, square / once - once, name)
     rest = average(cotangent, of=squared(cotangent.nodes)) - average(kept, of=squared(kept.nodes)).reshape(-1)
     rest = xp.maximum(rest, xp.zeros_like(rest)).reshape(())
 
@@ -150,17 +151,15 @@ def _hits_squared(
     return total
 
 
-def _kept(cotangent: Law, axes: Axes, shape: Sequence[int], name: Hashable, *, alone: bool) -> Law:
-    """What comes back to a window, at all of its entries: in runs where windows do not overlap.
-
-    Where they do, what one window alone gets back is left out.
-    """
-    if len(cotangent.shape) < len(shape):
+def _kept(cotangent: Law, axes: Axes, shape: Sequence[int], dispersion: Array, name: Hashable) -> Law:
+    """What comes back to a window, at all of its entries: as much of it as they may have in common."""
+    whole = len(cotangent.shape) < len(shape)
+    if not whole:
+        cotangent = canonical(cotangent, levels_of(cotangent), (name, "back"))
+    law = _common(cotangent, dispersion)
+    if whole:
         others = [frozenset([i]) for i in range(len(shape)) if i not in axes]
-        return relabelled(cotangent, others, shape)
-    cotangent = canonical(cotangent, levels_of(cotangent), (name, "back"))
-    own = [] if alone else [i for i, r in enumerate(cotangent.roots) if r.axes & axes]
-    law = without(cotangent, own, average(cotangent, own))
+        return relabelled(law, others, shape)
     roots = []
     for root in law.roots:
         reach = Reach(root.axes, root.runs)
@@ -168,3 +167,25 @@ def _kept(cotangent: Law, axes: Axes, shape: Sequence[int], name: Hashable, *, a
         runs = runs_of({k: reach.run(k) * longer[k] for k in root.axes})
         roots.append(dataclasses.replace(root, name=(root.name, "window"), runs=runs))
     return dataclasses.replace(law, roots=tuple(roots), shape=tuple(shape))
+
+
+def _common(law: Law, dispersion: Array) -> Law:
+    """`law`, of each root as much as entries may have in common, if sums over many windows are to be right.
+
+    One entry of a window gets all of it: no two share what no other window has. With `h` hits of an entry on
+    average, of variance `d h`, a part of mean square one that `r` windows have adds up to `r h` for each
+    entry. A share `c`, common to all entries, gives `c r h`, and what is left of it, every entry's own,
+    `c d h + (1 - c) h`. So `c = (r - 1) / (r - 1 + d)`.
+    """
+    x, own = law.nodes, []
+    for i, root in enumerate(law.roots):
+        reach = Reach(root.axes, root.runs)
+        others = math.prod(reach.run(k) if k in root.axes else n for k, n in enumerate(law.shape)) - 1
+        mean = average(law, [i], x)
+        if others <= 0:
+            own.append(i)
+            x = mean
+        else:
+            share = xp.asarray(others, x.dtype) / (others + dispersion)
+            x = mean + xp.sqrt(share) * (x - mean)
+    return without(dataclasses.replace(law, nodes=x), own, x)
