@@ -56,6 +56,12 @@ def vary(x: Array, axes: frozenset[str]) -> Array:
     return jax.lax.pcast(x, tuple(missing), to="varying") if missing else x
 
 
+def explicit_sharding(x: Any) -> Any:
+    """The sharding in the type of an array of a mesh of explicit axes; None if it is not in its type."""
+    sharding = getattr(jax.typeof(x), "sharding", None)
+    return sharding if any(getattr(sharding, "spec", None) or ()) else None
+
+
 def scan_arity(eqn: Any) -> tuple[int, int]:
     """`(number of constants, number of carries)` of a scan equation.
 

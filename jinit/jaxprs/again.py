@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jinit._compat import Literal, bind, opened
+from jinit._compat import Literal, bind, explicit_sharding, opened
 from jinit._typing import Array
 from jinit.jaxprs.graph import called
 
@@ -127,7 +127,10 @@ def _hidden(x: Array, cotangent: Array) -> Array:
     """`x`, by a choice that waits for the cotangent and that no compiler can decide.
 
     It would else see that the value was there before, and keep it; a barrier does not last long enough.
+    No entry can be cut out of what is sharded by its type: there the compiler has its way.
     """
+    if explicit_sharding(x) or explicit_sharding(cotangent):
+        return x
     one = lax.slice(cotangent, (0,) * cotangent.ndim, (1,) * cotangent.ndim)
     one = lax.real(one) if jnp.iscomplexobj(one) else one
     below, above = lax.full_like(one, 1), lax.full_like(one, 2)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jinit._compat import explicit_sharding, vary, varying_axes
 from jinit._errors import message
 from jinit._typing import Array, Key, PyTree, at_least_float32
 from jinit.jaxprs.sites import Analysis, Site, Sites, analyse_sites
@@ -164,7 +165,10 @@ def observe(
         outs, parts = run({})
         back: Extras = {}
     else:
-        outs, back, parts = pull_back(run, taps.probes(), program.out_tree, loss, key, caller)
+        # Inside of the caller's `shard_map` every device has statistics of its own, as forward.
+        here = frozenset[str]().union(*map(varying_axes, arrays))
+        probes = jax.tree.map(lambda probe: vary(probe, here), taps.probes())
+        outs, back, parts = pull_back(run, probes, program.out_tree, loss, key, caller)
     found = [_merge(parts, back, index) for index in range(len(sites.sites))]
     return jax.tree.unflatten(program.out_tree, outs), Pass(program, analysis, found)
 
@@ -201,8 +205,10 @@ def _random_cotangents(outs: list[Array], key: Key) -> list[Array]:
             cotangents.append(np.zeros(out.shape, jax.dtypes.float0))
             continue
         # Sampled wide and rounded once: narrow samplers are biased.
-        wide = jax.random.normal(subkey, out.shape, at_least_float32(out.dtype))
-        cotangents.append(lax.convert_element_type(wide, out.dtype))
+        wide = jax.random.normal(
+            subkey, out.shape, at_least_float32(out.dtype), out_sharding=explicit_sharding(out)
+        )
+        cotangents.append(vary(lax.convert_element_type(wide, out.dtype), varying_axes(out)))
     return cotangents
 
 
