@@ -119,7 +119,8 @@ def test_gradients_of_gradients_go_through_what_is_made_again():
     def expected(p):
         return jnp.mean(jax.grad(lambda p: loss(apply(p, X)))(p)["b"] ** 2)
 
-    for a, b in zip(*map(jax.tree.leaves, (jax.grad(found)(params), jax.grad(expected)(params))), strict=True):
+    gradients = jax.grad(found)(params), jax.grad(expected)(params)
+    for a, b in zip(*map(jax.tree.leaves, gradients), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
