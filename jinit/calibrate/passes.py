@@ -138,7 +138,7 @@ def _iterate(plan: Plan, arrays: list[Array]) -> tuple[Array, list[Found]]:
 
 def _reached(plan: Plan, found: list[Found]) -> Array:
     """For each common factor variance over target, all steps and all its sites together."""
-    sums = [[jnp.zeros(()), jnp.zeros(())] for _ in range(plan.knobs.num_groups)]
+    sums = [[jnp.zeros((), jnp.float32)] * 2 for _ in range(plan.knobs.num_groups)]
     for knob, part, target in zip(plan.knobs.knobs, found, plan.targets, strict=True):
         if knob.group is not None and target is not None:
             count = jnp.sum(part.output.count)

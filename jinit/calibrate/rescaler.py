@@ -194,7 +194,7 @@ class Rescaler:
 
     def _share(self) -> Array:
         """One over the number of batches that get here."""
-        here = jnp.ones(()) if self.taken is None else self.taken.astype(jnp.float32)
+        here = jnp.ones((), jnp.float32) if self.taken is None else self.taken.astype(jnp.float32)
         return 1 / jnp.maximum(lax.psum(here, BATCHES), 1)
 
     def _is_counted(self, station: Station) -> bool:

@@ -71,7 +71,7 @@ def common_factors(evaluate: Evaluate, size: int, max_passes: int) -> tuple[Arra
         done = jnp.all(following == here) | settled | (state.number + 1 >= max_passes)
         return _Search(state.number + 1, last, following, deaf, best, stale, done)
 
-    zeros, zero = jnp.zeros(size), jnp.zeros((), jnp.int32)
+    zeros, zero = jnp.zeros(size, jnp.float32), jnp.zeros((), jnp.int32)
     empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(evaluate, zeros))
     start = _Search(zero, (zeros, zeros), zeros, zeros != 0, _Point(zeros, *empty), zero, jnp.zeros((), bool))
     best = lax.while_loop(lambda s: ~s.done, step, start).best

@@ -28,6 +28,7 @@ _CHEAP = frozenset(
 _CALLS = frozenset({"jit", "pjit", "closed_call", "custom_jvp_call"})
 _LAYOUT = frozenset({"reshape", "squeeze", "expand_dims"})
 _LINEAR = _LAYOUT | {"convert_element_type", "copy", "neg"}
+_MOST = 8  # steps to go back: of layers along one long row of steps, each would repeat all before it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,10 @@ def origin_of(
       read: value of a variable.
     """
     atom, steps = eqn.invars[position], []
-    while not isinstance(atom, Literal) and (operand := _one_operand(makers.get(atom))) is not None:
+    while len(steps) < _MOST and not isinstance(atom, Literal):
+        operand = _one_operand(makers.get(atom))
+        if operand is None:
+            break
         steps.insert(0, makers[atom])
         atom = operand
     while steps and _is_linear(steps[0]):
@@ -117,15 +121,16 @@ def contract(eqn: Any, operands: list[Array], origin: Origin) -> list[Array]:
         return None, *pull(cotangents)
 
     contracted.defvjp(forward, backward)
-    return contracted(lax.stop_gradient(origin.value), *operands)
+    return contracted(origin.value, *operands)  # no gradient of its own, but those of the gradients
 
 
 def _hidden(x: Array, cotangent: Array) -> Array:
     """`x`, by a choice that waits for the cotangent and that no compiler can decide.
 
     It would else see that the value was there before, and keep it; a barrier does not last long enough.
+    No entry can be cut out of what is sharded by its type: there the compiler has its way.
     """
-    if is_sharded(cotangent):  # has no first entry that all devices know
+    if is_sharded(x) or is_sharded(cotangent):
         return x
     one = lax.slice(cotangent, (0,) * cotangent.ndim, (1,) * cotangent.ndim)
     one = lax.real(one) if jnp.iscomplexobj(one) else one

@@ -75,7 +75,7 @@ class Constants:
         if entries is None:
             return None
         with np.errstate(all="ignore"):
-            mean = float(np.mean(function(_wide(entries))))
+            mean = float(np.mean(function(wide(entries))))
         return mean if math.isfinite(mean) else None
 
     def _find(self, value: int) -> np.ndarray | None:
@@ -99,14 +99,15 @@ def _held(x: Any) -> np.ndarray | None:
     if isinstance(x, Tracer) or getattr(x, "size", 1) > _LARGEST or not _numeric(getattr(x, "dtype", None)):
         return None
     x = np.asarray(x)
-    return x if x.ndim else _wide(x)
+    return x if x.ndim else wide(x)
 
 
 def _numeric(dtype: Any) -> bool:
     return dtype is None or not jnp.issubdtype(dtype, jax.dtypes.extended)
 
 
-def _wide(x: np.ndarray) -> np.ndarray:
+def wide(x: np.ndarray) -> np.ndarray:
+    """`x` in double precision."""
     return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
 
 

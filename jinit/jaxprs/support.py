@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jinit._compat import bind
-from jinit.jaxprs.constants import Constants
+from jinit.jaxprs.constants import Constants, wide
 from jinit.jaxprs.dataflow import CONST, Flow
 from jinit.jaxprs.elementwise import is_elementwise
 from jinit.jaxprs.graph import Graph, Node
@@ -41,9 +42,10 @@ class Support:
 
     def __init__(self, graph: Graph, flow: Flow):
         self._flow, self._constants = flow, Constants(graph)
-        self._inputs = {value: index for index, value in enumerate(graph.inputs)}
+        self._inputs = frozenset(graph.inputs)
         self._makers = {o: (n, k) for n in graph.nodes for k, o in enumerate(n.outs)}
-        self._found: dict[tuple[int, int | None], np.ndarray | None] = {}
+        self._all: dict[int, np.ndarray | None] = {}
+        self._own: tuple[int, dict[int, np.ndarray | None]] = -1, {}
 
     def of(self, value: int, leaf: int | None = None) -> np.ndarray | None:
         """Mean squares, one number where they are alike or alike on average; None if not known.
@@ -52,29 +54,42 @@ class Support:
           value: id of a value made of parameters.
           leaf: index of the parameter that alone counts; None for all of them, and constants.
         """
-        todo, entered = [value], set()
+        found, todo, entered = self._kept(leaf), [value], set()
         while todo:  # no recursion: weights may come out of long computations
-            if (todo[-1], leaf) not in self._found:
+            if todo[-1] not in found:
                 entered.add(todo[-1])
-                self._found[todo[-1], leaf] = None  # until it is known: a loop's carry depends on itself
-                todo += [i for i in self._before(todo[-1]) if (i, leaf) not in self._found]
+                found[todo[-1]] = None  # until it is known: a loop's carry depends on itself
+                todo += [i for i in self._before(todo[-1], leaf) if i not in found]
             elif (last := todo.pop()) in entered:
                 entered.remove(last)
-                self._found[last, leaf] = self._find(last, leaf)
-        return self._found[value, leaf]
+                found[last] = self._find(last, leaf, found)
+        return found[value]
 
-    def _before(self, value: int) -> list[int]:
+    def _kept(self, leaf: int | None) -> dict[int, np.ndarray | None]:
+        """What is known already; of one parameter at a time, since each may lie in zeros for all of them."""
+        if leaf is None:
+            return self._all
+        if self._own[0] != leaf:
+            self._own = leaf, {}
+        return self._own[1]
+
+    def _before(self, value: int, leaf: int | None) -> list[int]:
         made = self._flow.status[value] != CONST and value not in self._inputs
-        return self._makers[value][0].ins if made else []
+        return self._makers[value][0].ins if made and self._is_in(leaf, value) else []
 
-    def _find(self, value: int, leaf: int | None) -> np.ndarray | None:
+    def _is_in(self, leaf: int | None, value: int) -> bool:
+        return leaf is None or leaf in self._flow.leaves[value]
+
+    def _find(self, value: int, leaf: int | None, found: dict[int, Any]) -> np.ndarray | None:
+        if not self._is_in(leaf, value):
+            return np.zeros(())
         if self._flow.status[value] == CONST:
-            known = self._constants.value(value) if leaf is None else np.zeros(())
-            return np.ones(()) if known is None else np.abs(known.astype(np.float64)) ** 2
+            known = self._constants.value(value)
+            return np.ones(()) if known is None else np.abs(wide(known)) ** 2
         if value in self._inputs:
-            return np.asarray(float(leaf is None or leaf == self._inputs[value]))
+            return np.ones(())
         node, position = self._makers[value]
-        ins = [self._found[i, leaf] for i in node.ins]
+        ins = [found[i] for i in node.ins]
         if node.kind in _LAID:
             return self._laid(node, position, ins)
         if node.eqn is None:
@@ -136,7 +151,7 @@ class Support:
         if x is None or factor is None or (node.kind == "div" and constant[0]):
             return None if x is None or x.ndim else x
         with np.errstate(all="ignore"):
-            square = np.abs(factor.astype(np.float64)) ** (2 if node.kind == "mul" else -2)
+            square = np.abs(wide(factor)) ** (2 if node.kind == "mul" else -2)
             scaled = x * (square if x.ndim else np.mean(square))
         return scaled if np.all(np.isfinite(scaled)) else x
 

@@ -11,6 +11,7 @@ import optax
 
 from jinit._errors import message
 from jinit._typing import Array, Key, PyTree
+from jinit.initializers._arguments import single_key
 from jinit.jaxprs.tracing import check_call, check_params, split
 from jinit.report.comparison import Comparison, ComparisonRow
 from jinit.report.methods import Draws, Method, draw_all, methods_of
@@ -119,7 +120,7 @@ def compare(
     def compared(params: PyTree, *inputs: Any, **kwargs: Any) -> Comparison:
         refuse_tracers((params, inputs, kwargs), "jinit.compare(...)(...)")
         check_params(split(params, inputs, kwargs)[0], caller=_CALLER)
-        root = jax.random.key(0) if key is None else key
+        root = jax.random.key(0) if key is None else single_key(_CALLER, key)
         keys = [jax.random.fold_in(root, i) for i in range(seeds)]
         draws = draw_all(known, apply, keys, params, (inputs, kwargs))
         every = keys * len(known)

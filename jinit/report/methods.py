@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinit._errors import message
+from jinit._errors import message, speaking_as
 from jinit._typing import Array, Key, PyTree
 from jinit.calibrate.learn import LearnedScales, operations
 from jinit.initializers._base import Initializer
@@ -79,9 +79,11 @@ def _method(name: str, method: Any, apply: Callable[..., PyTree], caller: str) -
         if all(callable(step) and not isinstance(step, (Plan, Initializer)) for step in method[1:]):
             return dataclasses.replace(first, calibrations=tuple(method[1:]))
     if isinstance(method, Plan):
-        return Method(name, method, init(apply, method), counts=False)
+        draw = speaking_as(caller, "jinit.init(...)")(init(apply, method))
+        return Method(name, method, draw, counts=False)
     if isinstance(method, Initializer) or (callable(method) and _second(method) == "shape"):
-        return Method(name, None, redraw(apply, [(role("kernel"), method)]), counts=False)
+        draw = speaking_as(caller, "jinit.redraw(...)")(redraw(apply, [(role("kernel"), method)]))
+        return Method(name, None, draw, counts=False)
     if callable(method):
         return Method(name, None, method, counts=True)
     raise TypeError(message(caller, f"method {name!r} must be {_FORMS}", repr(method)))

@@ -8,6 +8,7 @@ from typing import Any
 
 import optax
 
+from jinit._errors import speaking_as
 from jinit._typing import Array, Key, PyTree
 from jinit.calibrate.lsuv import lsuv
 from jinit.initializers.distributions import truncated_normal
@@ -170,7 +171,8 @@ def recommend(
     """
     check_call(apply, caller=_CALLER)
     known = schemes(apply)
-    compared = compare(
+    speaking = speaking_as(_CALLER, "jinit.compare(...)")
+    compared = speaking(compare)(
         {name: method for name, (_, method) in known.items()},
         apply,
         loss=loss,
@@ -184,7 +186,7 @@ def recommend(
 
     def recommended(params: PyTree, *inputs: Any, **kwargs: Any) -> Recommendation:
         check_params(split(params, inputs, kwargs)[0], caller=_CALLER)
-        comparison = compared(params, *inputs, **kwargs)
+        comparison = speaking(compared)(params, *inputs, **kwargs)
         ranked = comparison.ranked
         if loss is None:
             ranked = tuple(sorted(ranked, key=lambda row: (-_reach(row), median(row.variance_error))))

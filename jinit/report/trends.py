@@ -62,16 +62,16 @@ def vanishing_signal(case: Case) -> list[Finding]:
 def exploding_gradient(case: Case) -> list[Finding]:
     """The early sites together, not only one of them, receive more gradient than the late ones."""
     ways = _ways(case)
-    # What early sites share with another way may come from there.
-    return _first_of_the_worst(
-        [_exploding_along(case, way, [other for other in ways if other[0] is way[0]]) for way in ways]
-    )
+    late: dict[int, Row] = {}
+    for way in ways:  # what early sites share with another way may come from there
+        first = way[0].info.index
+        late[first] = max((*filter(None, [late.get(first)]), *_last_third(way)), key=_energy)
+    return _first_of_the_worst([_exploding_along(case, way, late[way[0].info.index]) for way in ways])
 
 
-def _exploding_along(case: Case, body: list[Row], from_there: list[list[Row]]) -> list[Finding]:
+def _exploding_along(case: Case, body: list[Row], late: Row) -> list[Finding]:
     # The median: one early site behind a normaliser of small embeddings rightly gets a larger gradient.
     early = statistics.median(_energy(row) for row in _first_third(body))
-    late = max((row for way in from_there for row in _last_third(way)), key=_energy)
     if _energy(late) == 0 or not math.isfinite(_energy(late)):
         return []
     limits = 1 / case.thresholds.gradient_warning, 1 / case.thresholds.gradient_severe

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jinit._compat import vary, varying_axes
 from jinit._errors import message
 from jinit._sharding import sharded_like
 from jinit._typing import Array, Key, PyTree, at_least_float32
@@ -165,7 +166,10 @@ def observe(
         outs, parts = run({})
         back: Extras = {}
     else:
-        outs, back, parts = pull_back(run, taps.probes(), program.out_tree, loss, key, caller)
+        # Inside of the caller's `shard_map` every device has statistics of its own, as forward.
+        here = frozenset[str]().union(*map(varying_axes, arrays))
+        probes = jax.tree.map(lambda probe: vary(probe, here), taps.probes())
+        outs, back, parts = pull_back(run, probes, program.out_tree, loss, key, caller)
     found = [_merge(parts, back, index) for index in range(len(sites.sites))]
     return jax.tree.unflatten(program.out_tree, outs), Pass(program, analysis, found)
 
@@ -203,7 +207,8 @@ def _random_cotangents(outs: list[Array], key: Key) -> list[Array]:
             continue
         # Sampled wide and rounded once: narrow samplers are biased.
         wide = jax.random.normal(subkey, out.shape, at_least_float32(out.dtype))
-        cotangents.append(sharded_like(lax.convert_element_type(wide, out.dtype), out))
+        narrow = vary(lax.convert_element_type(wide, out.dtype), varying_axes(out))
+        cotangents.append(sharded_like(narrow, out))
     return cotangents
 
 

@@ -25,7 +25,7 @@ def tap(statistic: Statistic, x: Array, probe: PyTree) -> Array:
       x: any floating or complex array.
       probe: zeros, from `probe_of`.
     """
-    axes = varying_axes(x)
+    axes = varying_axes(x).union(*map(varying_axes, jax.tree.leaves(probe)))
     return _tap(statistic, axes, x, jax.tree.map(lambda p: vary(p, axes), probe))
 
 

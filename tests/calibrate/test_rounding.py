@@ -124,3 +124,11 @@ def test_the_search_ends_at_the_noise_and_at_its_best():
     np.testing.assert_array_equal(found, logs)
     assert misses[best] < 1e-3
     assert len(seen) < 40
+
+
+def test_single_precision_where_double_is_on():
+    """Under strict promotion, as in all these tests, float64 of jinit's own would be an error."""
+    with jax.enable_x64(True):
+        x, w = X.astype("float32"), W.astype("float32")
+        _, records = jinit.lsuv(shared(23))({"w": w}, x)
+    np.testing.assert_allclose(records["w#0"].together, 1.0, rtol=1e-4)

@@ -106,3 +106,34 @@ def test_any_cotangent_brings_the_signal_back(bad):
     found = records["b"].weight_gradient
     np.testing.assert_allclose(found.total, jnp.sum(expected), rtol=1e-5)
     np.testing.assert_allclose(found.nonfinite_count, jnp.sum(~jnp.isfinite(expected)))
+
+
+def test_gradients_of_gradients_go_through_what_is_made_again():
+    params = {"a": W, "b": W.T}
+    apply = lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"]  # noqa: E731
+    loss = lambda y: jnp.mean(y**2)  # noqa: E731
+
+    def found(p):
+        return jinit.measure(apply, loss=loss)(p, X)[1]["b"].weight_gradient.second_moment
+
+    def expected(p):
+        return jnp.mean(jax.grad(lambda p: loss(apply(p, X)))(p)["b"] ** 2)
+
+    gradients = jax.grad(found)(params), jax.grad(expected)(params)
+    for a, b in zip(*map(jax.tree.leaves, gradients), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_along_a_long_row_of_steps_do_not_repeat_all_before_them():
+    def apply(params, x):
+        total = 0.0
+        for w in params:
+            x = jnp.maximum(x, 0.0) * 0.9
+            total += x @ w
+        return total
+
+    def size(depth):
+        return len(str(jax.make_jaxpr(jinit.measure(apply))([W] * depth, X)))
+
+    one, two, four = (size(n) for n in (20, 40, 80))
+    assert four - two < 2.2 * (two - one)

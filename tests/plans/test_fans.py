@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -202,3 +204,22 @@ def test_zeros_beside_the_entries_do_not_count(name):
         for measured, fan in zip(energies[path], pair, strict=True):
             assert abs(z_score(np.array(measured) - fan)) < Z
             assert abs(z_score(np.array(measured) - 2 * fan)) > Z
+
+
+def test_complex_constants_beside_the_entries_of_a_weight():
+    params = {"a": jax.ShapeDtypeStruct((4, 6), "complex64"), "b": jax.ShapeDtypeStruct((4, 6), "complex64")}
+    apply = lambda p, x: x @ jnp.concatenate([1j * p["a"], p["b"], jnp.zeros((3, 6), "complex64")])  # noqa: E731
+    uses = jinit.audit(apply)(params, jax.ShapeDtypeStruct((2, 11), "complex64"))
+    assert [(use.fan_in, use.fan_out) for use in uses] == [pytest.approx((8, 6))] * 2
+
+
+def test_memory_grows_with_the_weight_and_not_with_its_blocks_too():
+    def peak(blocks):
+        params = [jax.ShapeDtypeStruct((512 // blocks, 512 // blocks), "float32")] * blocks
+        tracemalloc.start()
+        jinit.audit(lambda p, x: x @ block_diag(*p))(params, jax.ShapeDtypeStruct((2, 512), "float32"))
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert peak(16) < 2 * peak(4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import flax.linen as nn
@@ -93,3 +94,29 @@ def test_what_is_given_costs_nothing():
 def test_a_module_is_no_function():
     with pytest.raises(TypeError, match=r"`jinit.recommend\(\.\.\.\)`: `apply` must be a function"):
         jinit.recommend(nn.Dense(3))
+
+
+HE = {"He": jinit.he_normal()}
+BAD = {
+    "no weight": (r": every rule must take a parameter", lambda p, x: x, {}),
+    "no array": (r": `apply` must return arrays; got a str at \[1\]", lambda p, x: (x @ p["w"], "a"), {}),
+    "no seeds": (r": `seeds` must be positive; got seeds=0", lambda p, x: x @ p["w"], {"seeds": 0}),
+    "no loss": (r": `labels` need a `loss`", lambda p, x: x @ p["w"], {"labels": LABELS}),
+    "no number": (r": `loss` must map the outputs", lambda p, x: x @ p["w"], {"loss": lambda y: y}),
+    "no key": (r": `key` must be a JAX random key; got key=3", lambda p, x: x @ p["w"], {"key": 3}),
+}
+
+
+@pytest.mark.parametrize("caller", ["recommend", "compare"])
+@pytest.mark.parametrize("name", BAD)
+def test_complaints_are_in_the_name_of_what_was_called(name, caller):
+    words, apply, options = BAD[name]
+    functions = {"recommend": jinit.recommend, "compare": functools.partial(jinit.compare, HE)}
+    with pytest.raises((TypeError, ValueError), match=rf"^`jinit.{caller}\(\.\.\.\)`{words}"):
+        functions[caller](apply, **options)({"w": jnp.ones((8, 2))}, X)
+
+
+def test_notes_are_in_the_name_of_what_was_called():
+    with pytest.raises(TypeError) as raised:
+        jinit.recommend(lambda p, x: x @ p["w"].T)({"w": jnp.ones((8, 2))}, X)
+    assert raised.value.__notes__[-1].startswith("`jinit.recommend(...)`: tracing `apply(params, *inputs)`")

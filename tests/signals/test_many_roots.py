@@ -71,6 +71,14 @@ def test_fewer_nodes_have_the_same_moments_and_roots():
         np.testing.assert_allclose(two_moments(less), two_moments(law), rtol=1e-5)
 
 
+def test_what_is_on_fewer_nodes_stays_what_it_was_when_nodes_are_to_be_fewer_again():
+    """Once more and it would no longer be known as the same: `x - x` would have twice the variance of `x`."""
+    a = plus_normal(normal(0.0, 0.0, "a", OUT.shape, OUT.dtype), 1.0, Root("b", frozenset([1])), 48)
+    (twice,) = coarser(coarser([a]))
+    (difference,) = pointwise(lambda x, y: [x - y], [a, twice], [OUT], "difference")
+    np.testing.assert_allclose(two_moments(difference), (0.0, 0.0), atol=1e-6)
+
+
 def test_rows_of_a_tiled_parameter():
     """Learned queries, the same for all examples: `n² E[δ²]` of what all get, `n E[δ²]` of their own."""
 

@@ -43,6 +43,8 @@ def _is_fine(law: Law, i: int) -> bool:
     weights, root = law.weights[i], law.roots[i]
     if root.kind in (COTANGENT, MASK) or root.average or is_traced(law.nodes) or is_traced(weights):
         return False
+    if _is_coarse(root):  # on still fewer it would no longer be known as the same
+        return False
     if not jnp.issubdtype(law.nodes.dtype, jnp.floating):
         return False
     return weights.size in FEWER and np.allclose(weights, gaussian(weights.size)[1], atol=1e-7)
