@@ -98,6 +98,7 @@ def gradient_ratio(model, digits):
     return energies[0] / energies[-1]
 
 
+@pytest.mark.slow
 def test_too_small_vanishes_and_does_not_learn(digits):
     model = MLP(8, 64, jnp.tanh, jinit.normal(0.01))
     assert gradient_ratio(model, digits) < 1e-10
@@ -139,6 +140,7 @@ def test_xavier_suits_tanh(digits):
     assert accuracy > 0.95
 
 
+@pytest.mark.slow
 def test_every_layer_with_weights_is_covered_and_dropout_has_none(digits):
     class Net(nn.Module):
         @nn.compact

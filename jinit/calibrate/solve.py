@@ -6,16 +6,18 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jinit._sharding import is_sharded
 from jinit._typing import Array, at_least_float32
-from jinit.signals.moments import ROWS, add_rows
+from jinit.signals.moments import add
 
 Axes = tuple[int, ...]
 Everywhere = Callable[[Array], Array]  # mean over all devices and batches that hold entries of one output
 _SEVERAL = 128  # entries side by side that make a sum along the other axes run at full speed
+_ROWS = 16  # rows one above another that a CPU adds up in vectors, without writing their squares out before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,19 +110,14 @@ def _mean_and_square(x: Array, axes: Axes) -> tuple[Array, Array]:
     """Means of `x` and of `|x|²` over axes, kept with size one: on a CPU in one pass, where that pays."""
     leading = next((i for i in range(x.ndim) if i not in axes or _is_narrow(x.shape[i + 1 :])), 0)
     rows = math.prod(x.shape[:leading])
-
-    def separately(x: Array) -> tuple[Array, Array]:
-        return _mean(x, axes), _mean(_square(x), axes)
-
-    def together(x: Array) -> tuple[Array, Array]:
-        x = x.reshape(-1, ROWS, *x.shape[leading:])
-        shape = (rows // ROWS, *(1,) * (leading - 1), *x.shape[2:])
-        a, b = (_mean(y.reshape(shape) / ROWS, axes) for y in add_rows([x, _square(x)]))
-        return a, b
-
-    if not leading or not rows or rows % ROWS or is_sharded(x):
-        return separately(x)
-    return lax.platform_dependent(x, cpu=together, default=separately)
+    terms = x, _square(x)
+    cpu = jax.default_backend() == "cpu"  # as far as is known here; nothing but speed depends on it
+    if cpu and leading and rows and not rows % _ROWS and not is_sharded(x):
+        shape = (rows // _ROWS, *(1,) * (leading - 1), *x.shape[leading:])
+        sums = add([y.reshape(-1, _ROWS, *x.shape[leading:]) for y in terms], (1,))
+        terms = tuple(y.reshape(shape) / _ROWS for y in sums)
+    a, b = (_mean(y, axes) for y in terms)
+    return a, b
 
 
 def _is_narrow(shape: tuple[int, ...]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 from jax import lax
 
 from jinit._compat import vary, varying_axes
-from jinit._sharding import is_sharded
 from jinit._typing import Array
 
 
@@ -55,15 +53,14 @@ class Moments:
     size: int = dataclasses.field(default=1, metadata={"static": True})
 
     @staticmethod
-    def of(x: Array, *, counted: bool = False, stored: bool = False) -> Moments:
+    def of(x: Array, *, counted: bool = False) -> Moments:
         """The moments of all entries of `x`, of any shape and any numeric dtype.
 
         Args:
           x: the array.
           counted: count at run time how often this is reached, as under `cond` it may not be.
-          stored: whether `x` is in memory anyhow, not in the caches of the processor, as weights are.
         """
-        moments = _moments_of_stored(x) if stored else _moments(x)
+        moments = _moments(x)
         if not counted:
             return moments
         times = vary(jnp.ones((), moments.total_square.dtype), varying_axes(x))
@@ -124,7 +121,8 @@ def _moments(x: Array) -> Moments:
     written out entry by entry first, where the integer reduction of two counts at once runs in one
     vectorized loop and is exact.
     """
-    dtype = jnp.dtype(jnp.float64 if _is_wide(x) else jnp.float32)
+    wide = x.dtype in (jnp.float64, jnp.complex128, jnp.int64, jnp.uint64)
+    dtype = jnp.dtype(jnp.float64 if wide else jnp.float32)
     square, finite = _square_and_finite(x, dtype)
     zeros, nonfinites = _count(x == jnp.zeros((), x.dtype), ~finite)
     return Moments(
@@ -136,61 +134,21 @@ def _moments(x: Array) -> Moments:
     )
 
 
-ROWS, _LANES = 16, 16  # entries one above another and side by side that a processor adds up together
-
-
-@jax.jit
-def _moments_of_stored(x: Array) -> Moments:
-    """All sums in one pass over memory, where that is what takes the time: on a CPU."""
-    exact = x.size <= 2**24  # as a count of floats
-    whole = x.size > 0 and x.size % (_LANES * ROWS) == 0 and not is_sharded(x)
-    if jnp.iscomplexobj(x) or not exact or not whole:
-        return _moments(x)
-    return lax.platform_dependent(x, cpu=_in_one_pass, default=_counted_in_floats)
-
-
-def _counted_in_floats(x: Array) -> Moments:
-    found = _moments(x)
-    dtype = found.total_square.dtype
-    counts = (n.astype(dtype) for n in (found.zeros, found.nonfinite_count))
-    return Moments(found.total, found.total_square, *counts, size=x.size)
-
-
-def _in_one_pass(x: Array) -> Moments:
-    dtype = jnp.dtype(jnp.float64 if _is_wide(x) else jnp.float32)
-    lanes = math.gcd(x.size // ROWS, 64)
-    rows = x.astype(dtype).reshape(-1, ROWS, lanes)
-    square, finite = _square_and_finite(rows, dtype)
-    terms = (rows, square, (rows == 0).astype(dtype), 1 - finite.astype(dtype))
-    return Moments(*map(jnp.sum, add_rows(terms)), size=x.size)
-
-
-def add_rows(terms: Sequence[Array]) -> tuple[Array, ...]:
-    """Sums over axis 1, of `ROWS` entries, of several arrays made of one, in one pass over that.
-
-    Measured on CPU: adding up a few rows that stand one above another runs in vectors. A sum of floats to
-    one number does not, unless it is left to the library, which reads what was written out before.
-    """
+def add(terms: Sequence[Array], axes: tuple[int, ...]) -> tuple[Array, ...]:
+    """Sums of several arrays made of one, in one pass over that."""
     starts = tuple(vary(jnp.zeros((), x.dtype), varying_axes(x)) for x in terms)
-    return tuple(lax.reduce(tuple(terms), starts, _add_each, (1,)))
+    return tuple(lax.reduce(tuple(terms), starts, _add_each, axes))
 
 
 def _add_each(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(p + q for p, q in zip(a, b, strict=True))
 
 
-def _is_wide(x: Array) -> bool:
-    return x.dtype in (jnp.float64, jnp.complex128, jnp.int64, jnp.uint64)
-
-
 def _count(*flags: Array) -> tuple[Array, ...]:
     """How many of each are true, in one pass."""
     if flags[0].size >= 2**31:
         return tuple(jnp.sum(f.astype(jnp.float32)) for f in flags)
-    axes = tuple(range(flags[0].ndim))
-    start = vary(jnp.zeros((), jnp.int32), varying_axes(flags[0]))
-    counts = lax.reduce(tuple(f.astype(jnp.int32) for f in flags), (start,) * len(flags), _add_each, axes)
-    return tuple(counts)
+    return add([f.astype(jnp.int32) for f in flags], tuple(range(flags[0].ndim)))
 
 
 def _square_and_finite(x: Array, dtype: jnp.dtype) -> tuple[Array, Array]:

@@ -31,7 +31,7 @@ class Gauge:
 
     def enter(self, site: Site, operands: list[Array]) -> dict[str, Any]:
         """Statistics of the operands of the contraction."""
-        found: dict[str, Any] = {"weight": _moments(site, operands[site.weight], stored=True)}
+        found: dict[str, Any] = {"weight": _moments(site, operands[site.weight])}
         if site.signal is not None:
             found["input"] = _moments(site, operands[site.signal])
         return found
@@ -46,15 +46,15 @@ class Gauge:
 
     def back_to_weight(self, site: Site, cotangent: Array) -> dict[str, Any]:
         """Statistics of the gradient with respect to the weight operand."""
-        return {"weight_gradient": _moments(site, cotangent, stored=True)}
+        return {"weight_gradient": _moments(site, cotangent)}
 
 
 # Enclosures that decide at run time how often a site is reached, or on how many devices.
 _COUNTED = frozenset({"while", "cond", "shard_map", "unchecked_shard_map"})
 
 
-def _moments(site: Site, x: Array, *, stored: bool = False) -> Moments:
-    return Moments.of(x, counted=bool(site.regions & _COUNTED), stored=stored)
+def _moments(site: Site, x: Array) -> Moments:
+    return Moments.of(x, counted=bool(site.regions & _COUNTED))
 
 
 @dataclasses.dataclass(frozen=True)

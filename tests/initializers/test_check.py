@@ -17,8 +17,8 @@ KEY = jax.random.key(1)
 SHAPE = (64, 32)
 GOOD = [
     (jinit.he_normal(), SHAPE, jnp.float32),
-    (jinit.sparse(nonzeros=9), SHAPE, jnp.float8_e4m3fn),
-    (jinit.normal(0.5, mean=1.0), SHAPE, jnp.complex64),
+    pytest.param(jinit.sparse(nonzeros=9), SHAPE, jnp.float8_e4m3fn, marks=pytest.mark.slow),
+    pytest.param(jinit.normal(0.5, mean=1.0), SHAPE, jnp.complex64, marks=pytest.mark.slow),
     (jinit.identity(), SHAPE, jnp.float32),
     (jinit.constant(0.1), SHAPE, jnp.bfloat16),
     (jinit.zeros, SHAPE, jnp.int32),

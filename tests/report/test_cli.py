@@ -124,6 +124,7 @@ def test_json_alone_on_stdout(file, capsys):
     assert {f["kind"] for f in report["findings"]} == {"vanishing_signal"}
 
 
+@pytest.mark.slow
 def test_plot_is_written_whole_or_not_at_all(file, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     assert main(["diagnose", f"{file}:good", "--plot", str(tmp_path / "report.png")]) == 0
@@ -179,6 +180,7 @@ def test_of_an_error_only_the_lines_of_the_user_are_shown(tmp_path, capsys):
     assert "/jinit/" not in shown
 
 
+@pytest.mark.slow
 def test_flax_models(tmp_path, capsys):
     path = tmp_path / "models.py"
     path.write_text(

@@ -47,7 +47,8 @@ def kinds(activation, *args, **kwargs):
     return {f.kind: f.severity for f in diagnosed(activation)(drawn(*args, **kwargs), X).findings}
 
 
-@pytest.mark.parametrize("activation", [jax.nn.relu, pytest.param(jnp.tanh, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", [jax.nn.relu, jnp.tanh])
 def test_deep_networks(activation):
     good = init.he_normal() if activation is jax.nn.relu else init.lecun_normal()
     assert kinds(activation, good) == {}

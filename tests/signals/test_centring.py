@@ -98,7 +98,7 @@ def agree(apply, shapes, x, variance, fields=FIELDS):
             assert disagreement(getattr(predicted[site], field), of_draws) < 1, (site, field)
 
 
-@pytest.mark.parametrize("norm", NORMS[:1] + NORMS[3:])
+@pytest.mark.parametrize("norm", [pytest.param(NORMS[0], marks=pytest.mark.slow), *NORMS[3:]])
 def test_gradients_before_a_batch_norm(norm):
     """The mean of ReLU's output meets a gradient that sums to zero: else 1.47 times too much."""
 
@@ -130,6 +130,7 @@ def test_gradients_of_convolutions_before_a_batch_norm(norm):
     agree(apply, shapes, x, lambda path: 1 / fans[path], fields=("output", "weight_gradient"))
 
 
+@pytest.mark.slow
 def test_token_mixing():
     """The gradient of a weight that is summed over the axis of a LayerNorm."""
 

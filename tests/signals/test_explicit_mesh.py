@@ -66,7 +66,8 @@ CASES = {
     "scanned": (scanned, {"kernel": weights((3, 16, 16))[0]}, array(32, 16), {}),
 }
 VERBS = {
-    "measure": lambda apply: lambda p, x: jinit.measure(apply)(p, x),
+    "measure": jinit.measure,
+    "measure with loss": lambda apply: jinit.measure(apply, loss=lambda y: jnp.mean(y**2)),
     "diagnose": lambda apply: lambda p, x: jinit.diagnose(apply)(p, x).to_dict(),
     "lsuv": lambda apply: lambda p, x: jinit.lsuv(apply, inexact="skip")(p, x),
     "lsuv by unit": lambda apply: jinit.lsuv(apply, inexact="skip", per_unit=True, center=True),
@@ -90,7 +91,7 @@ def same(got: Any, wanted: Any) -> None:
             np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=2e-4, atol=2e-5)
 
 
-QUICK = {("mlp", "measure"), ("mlp", "lsuv by unit"), ("attention", "diagnose")}
+QUICK = {("mlp", "measure"), ("mlp", "lsuv by unit")}
 
 
 @pytest.mark.parametrize(
@@ -110,6 +111,7 @@ def test_same_as_on_one_device(name, verb, cpus):
     same(got, wanted)
 
 
+@pytest.mark.slow
 def test_a_lookup_that_says_where_its_result_is(cpus):
     """It runs under a mesh with automatic axes, inside of the other."""
     params = {"table": array(24, 16), "kernel": array(16, 16, seed=1)}

@@ -100,7 +100,20 @@ def results(name: str) -> Any:
         return both(arrays)
 
 
-everyone = pytest.mark.parametrize("name", ZOO)
+# Each has a quicker sister in the zoo.
+SLOW = (
+    "scanned_remat_stack", "scanned_on_another_axis", "rnn_lstm", "rnn_optimized_lstm", "rnn_conv_lstm",
+    "rnn_bidirectional", "nnx_lstm", "haiku_lstm", "equinox_gru", "float16_parameters", "learned_queries",
+    "learned_positions", "cross_attention", "shard_map_over_one_of_two_axes", "shard_map_in_scan",
+    "scan_in_cond_in_scan", "weight_standardised", "nnx_attention", "haiku_attention", "equinox_attention",
+    "hessian_inside", "diagonal_state_space", "nnx_cnn_train", "dropout_closed_over", "associative_scan",
+    "map_in_batches", "latents", "spectral_norm_without_update", "scan_with_outputs", "conv_local",
+    "conv_dilated", "haiku_convnet",
+)  # fmt: skip
+assert set(SLOW) <= set(ZOO)
+everyone = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ZOO]
+)
 
 
 @everyone
@@ -186,7 +199,10 @@ def test_vmap(name):
         assert [x.shape for x in jax.tree.leaves(many)] == [(2, *x.shape) for x in jax.tree.leaves(one)]
 
 
-@pytest.mark.parametrize("name", ["mlp", "tied_embedding", "nested_scan", "cond"])
+@pytest.mark.parametrize(
+    "name",
+    ["mlp", "cond", *(pytest.param(n, marks=pytest.mark.slow) for n in ("tied_embedding", "nested_scan"))],
+)
 def test_vmap_values(name):
     apply, params, inputs, kwargs = ZOO[name].make()
     measured = jinit.measure(apply)

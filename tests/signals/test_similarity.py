@@ -30,7 +30,9 @@ SHAPES = {f"w{i}": jax.ShapeDtypeStruct((N, N), "float32") for i in range(DEPTH)
 }
 
 
-@pytest.mark.parametrize("similarity", [0.0, 0.3, 0.95])
+@pytest.mark.parametrize(
+    "similarity", [pytest.param(0.0, marks=pytest.mark.slow), 0.3, pytest.param(0.95, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     ("activation", "weight", "bias"),
     [(jax.nn.relu, 2.0, 0.0), (jnp.tanh, 1.7, 0.05), (jax.nn.gelu, 1.8, 0.1)],
