@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jinit._compat import vary, varying_axes
+from jinit._sharding import on_this_mesh
 from jinit._typing import Array, PyTree
 
 Statistic = Callable[[Array], PyTree]
@@ -26,7 +27,7 @@ def tap(statistic: Statistic, x: Array, probe: PyTree) -> Array:
       probe: zeros, from `probe_of`.
     """
     axes = varying_axes(x).union(*map(varying_axes, jax.tree.leaves(probe)))
-    return _tap(statistic, axes, x, jax.tree.map(lambda p: vary(p, axes), probe))
+    return _tap(statistic, axes, x, jax.tree.map(lambda p: vary(on_this_mesh(p), axes), probe))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

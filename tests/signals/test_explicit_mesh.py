@@ -69,6 +69,7 @@ VERBS = {
     "measure": jinit.measure,
     "measure with loss": lambda apply: jinit.measure(apply, loss=lambda y: jnp.mean(y**2)),
     "diagnose": lambda apply: lambda p, x: jinit.diagnose(apply)(p, x).to_dict(),
+    "predict": jinit.predict,
     "lsuv": lambda apply: lambda p, x: jinit.lsuv(apply, inexact="skip")(p, x),
     "lsuv by unit": lambda apply: jinit.lsuv(apply, inexact="skip", per_unit=True, center=True),
 }
@@ -119,10 +120,12 @@ def test_a_lookup_that_says_where_its_result_is(cpus):
     plain = lambda p, t: jax.nn.relu(p["table"][t]) @ p["kernel"]  # noqa: E731
     told = lambda p, t: jax.nn.relu(p["table"].at[t].get(out_sharding=rows)) @ p["kernel"]  # noqa: E731
     mesh, placed, batch = in_mesh(cpus, params, tokens, {})
-    wanted = [jinit.measure(plain)(params, tokens)[1], jinit.lsuv(plain)(params, tokens)[0]]
+    wanted = [jinit.measure(plain)(params, tokens)[1], jinit.predict(plain)(params, tokens)]
+    calibrated, _ = jinit.lsuv(plain)(params, tokens)
     with jax.set_mesh(mesh):
-        got = [jinit.measure(told)(placed, batch)[1], jinit.lsuv(told)(placed, batch)[0]]
-    assert set(got[0]) == {"table", "kernel"}
-    same([got[0][k].output.second_moment for k in ("table", "kernel")],
-         [wanted[0][k].output.second_moment for k in ("table", "kernel")])  # fmt: skip
-    same(got[1], wanted[1])
+        got = [jinit.measure(told)(placed, batch)[1], jinit.predict(told)(placed, batch)]
+        same(jinit.lsuv(told)(placed, batch)[0], calibrated)
+    for records, expected in zip(got, wanted, strict=True):
+        assert set(records) == {"table", "kernel"}
+        for field in ("output", "cotangent"):
+            same(*([getattr(r[k], field).second_moment for k in params] for r in (records, expected)))
