@@ -64,8 +64,8 @@ def exploding_gradient(case: Case) -> list[Finding]:
     ways = _ways(case)
     late: dict[int, Row] = {}
     for way in ways:  # what early sites share with another way may come from there
-        first = way[0].info.index
-        late[first] = max((*filter(None, [late.get(first)]), *_last_third(way)), key=_energy)
+        first, latest = way[0].info.index, max(_last_third(way), key=_energy)
+        late[first] = max(late.get(first, latest), latest, key=_energy)
     return _first_of_the_worst([_exploding_along(case, way, late[way[0].info.index]) for way in ways])
 
 

@@ -100,7 +100,7 @@ def results(name: str) -> Any:
         return both(arrays)
 
 
-# Each has a quicker sister in the zoo.
+# Those that take longest, where quicker members of the zoo are of a like kind.
 SLOW = (
     "scanned_remat_stack", "scanned_on_another_axis", "rnn_lstm", "rnn_optimized_lstm", "rnn_conv_lstm",
     "rnn_bidirectional", "nnx_lstm", "haiku_lstm", "equinox_gru", "float16_parameters", "learned_queries",

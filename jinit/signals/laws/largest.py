@@ -153,13 +153,10 @@ def _hits_squared(
 
 def _kept(cotangent: Law, axes: Axes, shape: Sequence[int], dispersion: Array, name: Hashable) -> Law:
     """What comes back to a window, at all of its entries: as much of it as they may have in common."""
-    whole = len(cotangent.shape) < len(shape)
-    if not whole:
-        cotangent = canonical(cotangent, levels_of(cotangent), (name, "back"))
-    law = _common(cotangent, dispersion)
-    if whole:
+    if len(cotangent.shape) < len(shape):
         others = [frozenset([i]) for i in range(len(shape)) if i not in axes]
-        return relabelled(law, others, shape)
+        return relabelled(_common(cotangent, dispersion), others, shape)
+    law = _common(canonical(cotangent, levels_of(cotangent), (name, "back")), dispersion)
     roots = []
     for root in law.roots:
         reach = Reach(root.axes, root.runs)
