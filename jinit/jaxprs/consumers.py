@@ -13,7 +13,7 @@ import numpy as np
 
 from jinit._compat import source_of
 from jinit.jaxprs.dataflow import AS_WEIGHT, PARAMS, SIGNAL, contracts, weight_position
-from jinit.jaxprs.graph import Node
+from jinit.jaxprs.graph import COPIES, Node
 from jinit.jaxprs.sites import Analysis
 from jinit.jaxprs.tags import (
     MIXES,
@@ -29,13 +29,12 @@ from jinit.jaxprs.tags import (
 from jinit.jaxprs.ways import Ways
 
 _ENTRYWISE = frozenset((
-    "neg", "sign", "floor", "ceil", "round", "is_finite", "exp", "exp2", "log", "log1p", "expm1",
+    *COPIES, "neg", "sign", "floor", "ceil", "round", "is_finite", "exp", "exp2", "log", "log1p", "expm1",
     "tanh", "sinh", "cosh", "asinh", "acosh", "atanh", "sin", "cos", "tan", "asin", "acos", "atan",
     "erf", "erfc", "erf_inv", "lgamma", "digamma", "logistic", "sqrt", "rsqrt", "cbrt", "square",
-    "integer_pow", "abs", "not", "real", "imag", "conj", "convert_element_type", "reduce_precision",
-    "copy", "stop_gradient", "sharding_constraint", "mesh_cast", "reshard", "name", "device_put", "add",
-    "add_any", "sub", "mul", "div", "rem", "max", "min", "pow", "atan2", "and", "or", "xor",
-    "nextafter", "complex", "eq", "ne", "lt", "le", "gt", "ge", "select_n", "clamp", "pvary", "pcast",
+    "integer_pow", "abs", "not", "real", "imag", "conj", "add", "add_any",
+    "sub", "mul", "div", "rem", "max", "min", "pow", "atan2", "and", "or", "xor",
+    "nextafter", "complex", "eq", "ne", "lt", "le", "gt", "ge", "select_n", "clamp",
 ))  # fmt: skip
 _CARRIED = "it is carried from step to step of a loop"
 _ADDITIONS = ("add", "add_any", "sub")

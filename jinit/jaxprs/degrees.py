@@ -14,7 +14,7 @@ import numpy as np
 
 from jinit._compat import source_of
 from jinit.jaxprs.dataflow import SIGNAL, until_stable
-from jinit.jaxprs.graph import Node
+from jinit.jaxprs.graph import COPIES, Node
 from jinit.jaxprs.sites import Analysis
 
 Monomial = frozenset[tuple[int, float]]  # (leaf, degree); degree zero left out
@@ -177,13 +177,11 @@ def _comparison(node: Node, ins: list[Form]) -> Form:
 
 
 _LINEAR = (
-    "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "copy", "copy_p", "rev", "slice",
-    "concatenate", "pad", "split", "convert_element_type", "reduce_precision", "sharding_constraint",
-    "mesh_cast", "reshard", "device_put", "stop_gradient", "pvary", "pcast", "neg", "abs", "real", "imag",
-    "conj", "complex", "add", "sub", "add_any", "max", "min", "reduce_sum", "reduce_max", "reduce_min",
-    "cumsum", "cummax", "cummin", "clamp", "reduce_window_sum", "psum", "psum2", "psum_invariant",
-    "all_gather", "all_gather_invariant", "all_to_all", "ppermute", "reduce_scatter", "tile", "join",
-    "all steps", "steps of", "sort",
+    *COPIES, "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "rev", "slice",
+    "concatenate", "pad", "split", "neg", "abs", "real", "imag", "conj", "complex", "add", "sub", "add_any",
+    "max", "min", "reduce_sum", "reduce_max", "reduce_min", "cumsum", "cummax", "cummin", "clamp",
+    "reduce_window_sum", "psum", "psum2", "psum_invariant", "all_gather", "all_gather_invariant",
+    "all_to_all", "ppermute", "reduce_scatter", "tile", "join", "all steps", "steps of", "sort",
 )  # fmt: skip
 _PRODUCTS = ("mul", "dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general")
 _COMPARISONS = ("sign", "eq", "ne", "lt", "le", "gt", "ge", "argmax", "argmin", "is_finite")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jinit.jaxprs.dataflow import Flow
-from jinit.jaxprs.graph import Graph, Node
+from jinit.jaxprs.graph import COPIES, Graph, Node
 
 Indices = np.ndarray  # flat indices into the leaf, or -1; the steps of the scans around come first
 _LARGEST = 2**26  # entries; a larger parameter is taken as a whole
@@ -223,10 +223,7 @@ def _dynamic_slice(
     return ins[0][(*[slice(None)] * depth, *taken)]
 
 
-_SAME = (
-    "convert_element_type", "copy", "copy_p", "reduce_precision", "stop_gradient", "sharding_constraint",
-    "real", "conj", "mesh_cast", "reshard", "device_put",
-)  # fmt: skip
+_SAME = (*COPIES, "real", "conj")
 _FACTORS = ("neg", "mul", "div")
 RULES: dict[str, Rule] = {
     **dict.fromkeys((*_SAME, *_FACTORS), _same),

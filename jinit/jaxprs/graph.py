@@ -21,6 +21,12 @@ from jinit._compat import Literal, opened, primitives, scan_arity
 
 Address = tuple[int, ...]
 
+# What gives its one operand again: in another place, dtype or layout, or under a name.
+COPIES = (
+    "convert_element_type", "reduce_precision", "copy", "copy_p", "stop_gradient", "name", "device_put",
+    "sharding_constraint", "layout_constraint", "mesh_cast", "reshard", "relayout", "pvary", "pcast",
+)  # fmt: skip
+
 
 @dataclasses.dataclass
 class Node:

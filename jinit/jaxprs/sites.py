@@ -22,7 +22,7 @@ from jinit.jaxprs.dataflow import (
     until_stable,
     weight_position,
 )
-from jinit.jaxprs.graph import Address, Graph, Node, flatten
+from jinit.jaxprs.graph import COPIES, Address, Graph, Node, flatten
 from jinit.jaxprs.missing import not_followed
 from jinit.jaxprs.tracing import Program
 
@@ -211,8 +211,8 @@ class _Order:
 
 # Between a contraction and its bias the entries may only move or change dtype.
 _LAYOUT = (
-    "reshape", "transpose", "convert_element_type", "squeeze", "expand_dims", "broadcast_in_dim", "copy",
-    "sharding_constraint", "reduce_precision", "optimization_barrier", "rev",
+    *COPIES, "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "rev",
+    "optimization_barrier",
 )  # fmt: skip
 # The rest of a contraction that is spread over devices.
 _COMPLETIONS = ("psum", "psum2", "psum_invariant")

@@ -9,17 +9,14 @@ import numpy as np
 
 from jinit.jaxprs.consumers import Arrival, Tagged, Walk
 from jinit.jaxprs.dataflow import CONST, PARAMS
-from jinit.jaxprs.graph import Node
+from jinit.jaxprs.graph import COPIES, Node
 from jinit.jaxprs.sites import Analysis
 from jinit.jaxprs.tags import MOVES, NONE, NotFollowedError, Tags, compressed, varies
 
 _UNSEEN = -2
 _JOINS = ("join", "steps of", "all steps", "split", "concatenate", "optimization_barrier")
 # What leaves zeros at zero.
-_KEEPS_ZERO = (
-    "convert_element_type", "reduce_precision", "copy", "stop_gradient", "sharding_constraint", "mesh_cast",
-    "reshard", "name", "device_put", "neg", "real", "conj", "mul",
-)  # fmt: skip
+_KEEPS_ZERO = (*COPIES, "neg", "real", "conj", "mul")
 
 
 class Stored:

@@ -18,7 +18,7 @@ from jinit.jaxprs.dataflow import (
     keeps,
     until_stable,
 )
-from jinit.jaxprs.graph import Address, Graph, Node
+from jinit.jaxprs.graph import COPIES, Address, Graph, Node
 from jinit.jaxprs.pieces import MOVES, Axes, moved, repeated, stored_axes, whole
 
 Scanned = tuple[tuple[int, Address], ...]  # stored axes that scans step along, outermost first
@@ -65,13 +65,12 @@ class View:
 Views = dict[int, View]  # by index of the parameter
 
 # Between a lookup and the contraction that takes what it picked as a kernel.
-_LAYOUT = (*MOVES, "convert_element_type", "copy", "sharding_constraint", "select_n", "reduce_precision")
+_LAYOUT = (*MOVES, *COPIES, "select_n")
 # Entries stay in their places, or are picked, and remain what they were; so do those of the moves.
 _UNCHANGED = (
-    *MOVES, "slice", "dynamic_slice", "split", "concatenate", "pad", "rev", "dynamic_update_slice", "scatter",
-    "convert_element_type", "copy", "sharding_constraint", "optimization_barrier", "reduce_precision",
-    "stop_gradient", "pvary", "pcast", "psum_invariant", "neg", "real", "imag", "complex", "conj",
-    "sub", "add", "add_any", "mesh_cast", "reshard", "device_put", "all_gather", "all_gather_invariant",
+    *MOVES, *COPIES, "slice", "dynamic_slice", "split", "concatenate", "pad", "rev", "dynamic_update_slice",
+    "scatter", "optimization_barrier", "psum_invariant", "neg", "real", "imag", "complex", "conj",
+    "sub", "add", "add_any", "all_gather", "all_gather_invariant",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jinit.jaxprs.graph import COPIES
 from jinit.signals.laws import moving
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.contracting import contract, total
@@ -216,9 +217,6 @@ RULES: dict[str, Rule] = {
         moving.concatenated(x, e.params["dimension"], e.outvars[0].aval.shape, n)
     ],
     "pad": lambda e, x, n: [moving.padded(x[0], x[1], e, n)],
+    **dict.fromkeys((*COPIES, "optimization_barrier"), _identity),
     "convert_element_type": lambda e, x, n: [cast(x[0], e.params["new_dtype"])],
-    **dict.fromkeys(
-        ("stop_gradient", "copy", "copy_p", "sharding_constraint", "reduce_precision", "optimization_barrier",
-         "device_put", "layout_constraint", "name", "pvary"), _identity
-    ),
 }  # fmt: skip
