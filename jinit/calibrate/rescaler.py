@@ -13,7 +13,7 @@ from jax import lax
 from jinit._compat import opened, varying_axes
 from jinit._typing import Array, PyTree, at_least_float32
 from jinit.calibrate.knobs import Knob
-from jinit.calibrate.solve import Everywhere, solve, solve_centered
+from jinit.calibrate.solve import Everywhere, first, solve, solve_centered
 from jinit.jaxprs.axes import axes_of
 from jinit.jaxprs.graph import Address, Graph, Node, called
 from jinit.jaxprs.sites import Analysis, Site
@@ -216,7 +216,7 @@ class Rescaler:
         else:
             found = solve_centered(wide, target, axes, over, everywhere)
             centered = -station.sign * found.factor.astype(wide.dtype) * found.mean
-            shift = centered - _first(bias, over).astype(wide.dtype)
+            shift = centered - first(bias, over).astype(wide.dtype)
             bias = jnp.broadcast_to(centered, jnp.broadcast_shapes(centered.shape, bias.shape)).astype(
                 bias.dtype
             )
@@ -240,13 +240,6 @@ class Rescaler:
 
 def _error(variance: Array, target: float | Array) -> Array:
     return jnp.max(jnp.abs(jnp.sqrt(variance / target) - 1))
-
-
-def _first(x: Array, axes: tuple[int, ...]) -> Array:
-    """The first entry along these axes, kept with size one."""
-    for axis in axes:
-        x = lax.slice_in_dim(x, 0, 1, axis=axis)
-    return x
 
 
 def _by_unit(factor: Array, station: Station) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ Axes = tuple[int, ...]
 Everywhere = Callable[[Array], Array]  # mean over all devices and batches that hold entries of one output
 _SEVERAL = 128  # entries side by side that make a sum along the other axes run at full speed
 _ROWS = 16  # rows one above another that a CPU adds up in vectors, without writing their squares out before
+_FEW = 4096  # entries that are added up one by one sooner than in several programs that run one after another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,24 +55,20 @@ def solve(
       everywhere: takes means over devices and batches that hold other entries of the same output.
     """
     few = lax.slice_in_dim(x, 0, min(4, x.shape[0]), axis=0) if x.ndim and 0 in axes else x
-    guess = everywhere(_mean(few, axes))
-    size = everywhere(_mean(jnp.abs(few), axes))
+    guess, size = map(everywhere, _means([few, jnp.abs(few)], axes))
     ordinary = (size == 0) | ((size > 1e-12) & (size < 1e12)) | ~jnp.isfinite(size)
     unit = jnp.where(ordinary, jnp.ones_like(size), size)
     d = (x - guess) / unit.astype(x.dtype)
     shared = tuple(i for i in axes if bias is None or bias.shape[i] == 1)
     partial, squares = _mean_and_square(d, shared)
-    square = everywhere(_mean(squares, axes))
-    mean = everywhere(_mean(partial, axes))
+    about = jnp.zeros_like(guess) if bias is None else everywhere(first(bias, axes))
+    b = about if bias is None else bias - about
+    sums = [partial, squares, b, _square(b), jnp.real(jnp.conj(partial) * b)]
+    mean, square, b_mean, b_square, product = map(everywhere, _means(sums, axes))
     variance = square - _square(mean)
-    zero = jnp.zeros_like(variance)
-    b_mean, b_variance, covariance = jnp.zeros_like(mean), zero, zero
-    if bias is not None:
-        b_mean = everywhere(_mean(bias, axes))
-        centered = bias - b_mean
-        b_variance = everywhere(_mean(_square(centered), axes))
-        products = jnp.real(jnp.conj(partial) * centered)
-        covariance = everywhere(_mean(products, axes)) * unit
+    b_variance = b_square - _square(b_mean)
+    covariance = (product - jnp.real(jnp.conj(mean) * b_mean)) * unit
+    b_mean = b_mean + about
     constant = variance <= 1e-10 * (square + _square(guess / unit.astype(x.dtype)))
     root = jnp.sqrt(jnp.square(covariance / unit) + variance * (target - b_variance))
     factor = (root - covariance / unit) / (variance * unit)
@@ -106,22 +103,41 @@ def _square(x: Array) -> Array:
     return jnp.square(jnp.real(x)) + jnp.square(jnp.imag(x)) if jnp.iscomplexobj(x) else jnp.square(x)
 
 
+def first(x: Array, axes: Axes) -> Array:
+    """The first entry along these axes, kept with size one."""
+    for axis in axes:
+        x = lax.slice_in_dim(x, 0, 1, axis=axis)
+    return x
+
+
 def _mean_and_square(x: Array, axes: Axes) -> tuple[Array, Array]:
     """Means of `x` and of `|x|²` over axes, kept with size one: on a CPU in one pass, where that pays."""
     leading = next((i for i in range(x.ndim) if i not in axes or _is_narrow(x.shape[i + 1 :])), 0)
-    rows = math.prod(x.shape[:leading])
+    rows, rest = math.prod(x.shape[:leading]), x.shape[leading:]
     terms = x, _square(x)
     cpu = jax.default_backend() == "cpu"  # as far as is known here; nothing but speed depends on it
-    if cpu and leading and rows and not rows % _ROWS and not is_sharded(x):
-        shape = (rows // _ROWS, *(1,) * (leading - 1), *x.shape[leading:])
-        sums = add([y.reshape(-1, _ROWS, *x.shape[leading:]) for y in terms], (1,))
-        terms = tuple(y.reshape(shape) / _ROWS for y in sums)
-    a, b = (_mean(y, axes) for y in terms)
+    if cpu and leading and not is_sharded(x):
+        while rows > 1 and not rows % _ROWS:
+            rows //= _ROWS
+            terms = add([y.reshape(rows, _ROWS, *rest) for y in terms], (1,))
+        terms = [y.reshape(rows, *(1,) * (leading - 1), *rest) / (x.size // max(y.size, 1)) for y in terms]
+    a, b = _means(terms, axes)
     return a, b
 
 
 def _is_narrow(shape: tuple[int, ...]) -> bool:
     return math.prod(shape) < _SEVERAL
+
+
+def _means(terms: Sequence[Array], axes: Axes) -> list[Array]:
+    """Means of arrays over axes, kept with size one: of small ones in one pass."""
+    shape = jnp.broadcast_shapes(*(y.shape for y in terms))
+    axes = tuple(i for i in axes if shape[i] != 1)
+    if not axes or math.prod(shape) > _FEW or any(map(is_sharded, terms)):
+        return [_mean(y, axes) for y in terms]
+    kept = [1 if i in axes else n for i, n in enumerate(shape)]
+    sums = add([jnp.broadcast_to(y, shape) for y in terms], axes)
+    return [y.reshape(kept) / max(math.prod(shape[i] for i in axes), 1) for y in sums]
 
 
 def _mean(x: Array, axes: Axes) -> Array:

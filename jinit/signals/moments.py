@@ -135,9 +135,10 @@ def _moments(x: Array) -> Moments:
 
 
 def add(terms: Sequence[Array], axes: tuple[int, ...]) -> tuple[Array, ...]:
-    """Sums of several arrays made of one, in one pass over that."""
-    starts = tuple(vary(jnp.zeros((), x.dtype), varying_axes(x)) for x in terms)
-    return tuple(lax.reduce(tuple(terms), starts, _add_each, axes))
+    """Sums of several arrays of one shape, in one pass."""
+    varying = frozenset().union(*map(varying_axes, terms))
+    starts = tuple(vary(jnp.zeros((), x.dtype), varying) for x in terms)
+    return tuple(lax.reduce(tuple(vary(x, varying) for x in terms), starts, _add_each, axes))
 
 
 def _add_each(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -35,3 +35,19 @@ def test_units_and_complex_entries():
     z = array(64, 256, dtype=np.complex64) + (3 - 2j)
     found = solve(z, None, 1.0, (0, 1), lambda m: m)
     np.testing.assert_allclose(np.ravel(found.factor), 1 / np.std(np.asarray(z)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("bias_shape", [(1, 1, 64), (1, 32, 64), (1, 32, 1), (1, 1, 1), (16, 1, 64)], ids=str)
+@pytest.mark.parametrize("units", [(), (2,)], ids=["one factor", "by unit"])
+def test_a_bias_far_from_zero_that_goes_with_the_output(bias_shape, units):
+    axes = tuple(i for i in range(3) if i not in units)
+    x = array(16, 32, 64)
+    along = tuple(i for i in range(3) if bias_shape[i] == 1)
+    bias = 3 * x.mean(along, keepdims=True) + array(*bias_shape, seed=1) / 10 + 50
+    found = solve(x, bias, 2.0, axes, lambda m: m)
+    out = np.asarray(found.factor, np.float64) * np.asarray(x, np.float64) + np.asarray(bias, np.float64)
+    np.testing.assert_allclose(out.var(axes), 2.0, rtol=1e-4)
+    np.testing.assert_allclose(
+        found.before[1].reshape(-1), np.asarray(x + bias).var(axes).reshape(-1), rtol=1e-3
+    )
+    np.testing.assert_allclose(found.after[0].reshape(-1), out.mean(axes).reshape(-1), rtol=1e-5)
