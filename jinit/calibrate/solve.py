@@ -6,18 +6,15 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jinit._sharding import is_sharded
 from jinit._typing import Array, at_least_float32
-from jinit.signals.moments import add
+from jinit.signals.moments import WIDE, add, in_rows
 
 Axes = tuple[int, ...]
 Everywhere = Callable[[Array], Array]  # mean over all devices and batches that hold entries of one output
-_SEVERAL = 128  # entries side by side that make a sum along the other axes run at full speed
-_ROWS = 16  # rows one above another that a CPU adds up in vectors, without writing their squares out before
 _FEW = 4096  # entries that are added up one by one sooner than in several programs that run one after another
 
 
@@ -113,20 +110,21 @@ def first(x: Array, axes: Axes) -> Array:
 def _mean_and_square(x: Array, axes: Axes) -> tuple[Array, Array]:
     """Means of `x` and of `|x|²` over axes, kept with size one: on a CPU in one pass, where that pays."""
     leading = next((i for i in range(x.ndim) if i not in axes or _is_narrow(x.shape[i + 1 :])), 0)
-    rows, rest = math.prod(x.shape[:leading]), x.shape[leading:]
-    terms = x, _square(x)
-    cpu = jax.default_backend() == "cpu"  # as far as is known here; nothing but speed depends on it
-    if cpu and leading and not is_sharded(x):
-        while rows > 1 and not rows % _ROWS:
-            rows //= _ROWS
-            terms = add([y.reshape(rows, _ROWS, *rest) for y in terms], (1,))
-        terms = [y.reshape(rows, *(1,) * (leading - 1), *rest) / (x.size // max(y.size, 1)) for y in terms]
+    rows = in_rows(x, leading)
+    if rows is None:
+        terms = [x, _square(x)]
+    else:
+        terms = add([rows, _square(rows)], (1,))
+        while (rows := in_rows(terms[0], 1)) is not None:
+            terms = add([rows, terms[1].reshape(rows.shape)], (1,))
+        count = x.size // terms[0].size
+        terms = [y.reshape(y.shape[0], *(1,) * (leading - 1), *y.shape[1:]) / count for y in terms]
     a, b = _means(terms, axes)
     return a, b
 
 
 def _is_narrow(shape: tuple[int, ...]) -> bool:
-    return math.prod(shape) < _SEVERAL
+    return math.prod(shape) < WIDE
 
 
 def _means(terms: Sequence[Array], axes: Axes) -> list[Array]:

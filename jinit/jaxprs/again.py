@@ -8,6 +8,7 @@ rectifier network halves, and with it what a program that returns no gradients a
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from jax import lax
 from jinit._compat import Literal, bind, opened
 from jinit._sharding import is_sharded
 from jinit._typing import Array
+from jinit.jaxprs.elementwise import OneEquation
 from jinit.jaxprs.graph import called
 
 # Entry by entry, for less than it costs to read one more array.
@@ -117,11 +119,17 @@ def contract(eqn: Any, operands: list[Array], origin: Origin) -> list[Array]:
     def backward(residuals: Any, cotangents: list[Array]) -> tuple[Array | None, ...]:
         kept, others = residuals
         value = origin.again(_hidden(kept, cotangents[0]))
-        _, pull = jax.vjp(run, *(value if x is None else x for x in others))
-        return None, *pull(cotangents)
+        return None, *_pulled_back(OneEquation(eqn), [value if x is None else x for x in others], cotangents)
 
     contracted.defvjp(forward, backward)
     return contracted(origin.value, *operands)  # no gradient of its own, but those of the gradients
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _pulled_back(one: OneEquation, operands: list[Array], cotangents: list[Array]) -> tuple[Array, ...]:
+    """The gradients of an equation's operands, traced once for all that are alike."""
+    _, pull = jax.vjp(lambda *operands: bind(one.eqn, list(operands)), *operands)
+    return pull(cotangents)
 
 
 def _hidden(x: Array, cotangent: Array) -> Array:
@@ -132,8 +140,6 @@ def _hidden(x: Array, cotangent: Array) -> Array:
     """
     if is_sharded(x) or is_sharded(cotangent):
         return x
-    one = lax.slice(cotangent, (0,) * cotangent.ndim, (1,) * cotangent.ndim)
-    one = lax.real(one) if jnp.iscomplexobj(one) else one
-    below, above = lax.full_like(one, 1), lax.full_like(one, 2)
-    always = lax.reshape(lax.lt(one, above) | ~lax.lt(one, below), ())  # also of NaN
+    one = lax.abs(lax.slice(cotangent, (0,) * cotangent.ndim, (1,) * cotangent.ndim))
+    always = lax.reshape(lax.ne(one, lax.full_like(one, -1)), ())  # also of NaN
     return lax.select(lax.broadcast(always, x.shape), x, lax.full_like(x, 0))

@@ -16,10 +16,10 @@ def is_elementwise(eqn: Any) -> bool:
         return False
     whole = {v.aval.shape for v in eqn.outvars}
     same = len(whole) == 1 and all(_repeats(v.aval.shape, next(iter(whole))) for v in eqn.invars)
-    return same and _runs_on_numbers(_OneEquation(eqn))
+    return same and _runs_on_numbers(OneEquation(eqn))
 
 
-class _OneEquation:
+class OneEquation:
     """An equation, equal to those of the same primitive, parameters and dtypes."""
 
     def __init__(self, eqn: Any):
@@ -27,7 +27,7 @@ class _OneEquation:
         self.dtypes = tuple(v.aval.dtype for v in eqn.invars)
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _OneEquation) or self.eqn.primitive is not other.eqn.primitive:
+        if not isinstance(other, OneEquation) or self.eqn.primitive is not other.eqn.primitive:
             return False
         return self.dtypes == other.dtypes and self.eqn.params == other.eqn.params
 
@@ -36,7 +36,7 @@ class _OneEquation:
 
 
 @functools.lru_cache(maxsize=1024)
-def _runs_on_numbers(one: _OneEquation) -> bool:
+def _runs_on_numbers(one: OneEquation) -> bool:
     numbers = [jax.ShapeDtypeStruct((), dtype) for dtype in one.dtypes]
     try:
         outs = jax.eval_shape(lambda *xs: bind(one.eqn, list(xs)), *numbers)

@@ -137,7 +137,7 @@ class _Walker:
                 outs, parts = EMIT[eqn.primitive.name](self, eqn, ins, at, extras)
             else:
                 outs, parts = self.visited(eqn, ins, at, extras, origin)
-        return outs, jax.tree.map(on_this_mesh, parts)
+        return outs, jax.tree.map(on_this_mesh, parts) if parts else parts
 
     def visited(
         self, eqn: Any, ins: list[Any], at: Address, extras: Extras, origin: Origin | None

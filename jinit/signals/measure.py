@@ -27,7 +27,7 @@ def records_of(run: Pass, arrays: list[Array]) -> Records:
         records.update(dict.fromkeys(site.names, record))
     by_path = dict(zip(run.program.paths, arrays, strict=False))
     for path, reason in run.sites.not_followed.items():
-        records[path] = Record(weight=Moments.of(by_path[path]), note=f"not followed: {reason}")
+        records[path] = Record(weight=Moments.of(by_path[path], stored=True), note=f"not followed: {reason}")
     return records
 
 
@@ -85,6 +85,7 @@ def measure(
       a weight made of several parameters (concatenated kernels) has a record under each of their names.
       A parameter that has the shape of a weight but could not be followed has a record too, with the
       reason in `note`.
+      Outputs and records are differentiable functions of `params` and the inputs.
 
     Raises:
       TypeError: `apply` is no function.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +14,12 @@ import numpy as np
 from jax import lax
 
 from jinit._compat import vary, varying_axes
+from jinit._sharding import is_sharded
 from jinit._typing import Array
+
+WIDE = 128  # entries side by side that make a sum along the other axes run at full speed
+_ROWS = 16  # of more rows, a compiler writes a loop that is not in vectors
+_LARGE = 2**18  # entries that take longer to fetch from memory than to add up
 
 
 @jax.tree_util.register_dataclass
@@ -53,14 +60,16 @@ class Moments:
     size: int = dataclasses.field(default=1, metadata={"static": True})
 
     @staticmethod
-    def of(x: Array, *, counted: bool = False) -> Moments:
+    def of(x: Array, *, counted: bool = False, stored: bool = False) -> Moments:
         """The moments of all entries of `x`, of any shape and any numeric dtype.
 
         Args:
           x: the array.
           counted: count at run time how often this is reached, as under `cond` it may not be.
+          stored: whether `x` is in memory, as a weight is, and not made entry by entry just before. The
+            moments are the same, sooner.
         """
-        moments = _moments(x)
+        moments = _moments(x, stored)
         if not counted:
             return moments
         times = vary(jnp.ones((), moments.total_square.dtype), varying_axes(x))
@@ -113,43 +122,79 @@ def _add(a: Array, b: Array) -> Array:
     return a.astype(dtype) + b.astype(dtype)
 
 
-@jax.jit
-def _moments(x: Array) -> Moments:
+@functools.partial(jax.jit, static_argnames="stored")
+def _moments(x: Array, stored: bool) -> Moments:
     """Two plain sums, which fuse with what made `x`, and one pass that counts in integers.
 
     Measured on CPU: sums of floats are library calls, to be kept plain; a count of floats would be
     written out entry by entry first, where the integer reduction of two counts at once runs in one
-    vectorized loop and is exact.
+    vectorized loop and is exact. What is large and in memory is read once instead, row upon row.
     """
+    size = x.size
     wide = x.dtype in (jnp.float64, jnp.complex128, jnp.int64, jnp.uint64)
+    rows = in_rows(x, x.ndim - 1) if stored and size >= _LARGE else None
+    x = x if rows is None else rows
     dtype = jnp.dtype(jnp.float64 if wide else jnp.float32)
     square, nonfinite = _square_and_nonfinite(x, dtype)
-    zeros, nonfinites = _count(x == jnp.zeros((), x.dtype), nonfinite)
+    zero = x == jnp.zeros((), x.dtype)
+    plain = x if jnp.iscomplexobj(x) else x.astype(dtype)
+    terms = [plain, square, zero.astype(jnp.int32), nonfinite.astype(jnp.int32)]
+    terms = terms if rows is None else add(terms, (1,))
+    if size < 2**31:
+        zeros, nonfinites = add(terms[2:], tuple(range(terms[2].ndim)))
+    else:
+        zeros, nonfinites = (jnp.sum(n.astype(dtype)) for n in terms[2:])
     return Moments(
-        total=jnp.sum(x if jnp.iscomplexobj(x) else x.astype(dtype)),
-        total_square=jnp.sum(square),
+        total=jnp.sum(terms[0]),
+        total_square=jnp.sum(terms[1]),
         zeros=zeros,
         nonfinite_count=nonfinites,
-        size=x.size,
+        size=size,
     )
 
 
-def add(terms: Sequence[Array], axes: tuple[int, ...]) -> tuple[Array, ...]:
+def add(terms: Sequence[Array], axes: tuple[int, ...]) -> list[Array]:
     """Sums of several arrays of one shape, in one pass."""
-    varying = frozenset().union(*map(varying_axes, terms))
-    starts = tuple(vary(jnp.zeros((), x.dtype), varying) for x in terms)
-    return tuple(lax.reduce(tuple(vary(x, varying) for x in terms), starts, _add_each, axes))
+    varying = frozenset[str]().union(*map(varying_axes, terms))
+    return _add_together([vary(x, varying) for x in terms], axes)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _add_together(terms: list[Array], axes: tuple[int, ...]) -> list[Array]:
+    starts = tuple(vary(jnp.zeros((), x.dtype), varying_axes(x)) for x in terms)
+    return list(lax.reduce(tuple(terms), starts, _add_each, axes))
+
+
+@_add_together.defjvp
+def _add_together_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[list[Array], list[Any]]:
+    sums = _add_together(*primals, axes)  # JAX has no derivative of it where some terms are integers
+    (terms,) = tangents
+    along = [
+        np.zeros(s.shape, t.dtype) if t.dtype == jax.dtypes.float0 else jnp.sum(t, axes)
+        for s, t in zip(sums, terms, strict=True)
+    ]
+    return sums, along
 
 
 def _add_each(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(p + q for p, q in zip(a, b, strict=True))
 
 
-def _count(*flags: Array) -> tuple[Array, ...]:
-    """How many of each are true, in one pass."""
-    if flags[0].size >= 2**31:
-        return tuple(jnp.sum(f.astype(jnp.float32)) for f in flags)
-    return add([f.astype(jnp.int32) for f in flags], tuple(range(flags[0].ndim)))
+def in_rows(x: Array, leading: int) -> Array | None:
+    """`x` as `[rows / 16, 16, …]`, to be summed over axis 1 first; None where that does not pay.
+
+    A compiler for CPUs leaves sums of floats in their order, and runs them entry by entry. A few rows one
+    above another it adds in vectors, entries side by side, and what is made of entries it need not write out.
+
+    Args:
+      x: the array.
+      leading: how many of its axes make up the rows.
+    """
+    rows, row = math.prod(x.shape[:leading]), x.shape[leading:]
+    cpu = jax.default_backend() == "cpu"  # as far as is known here; nothing but speed depends on it
+    if not cpu or rows < 2 or rows % _ROWS or math.prod(row) < WIDE or is_sharded(x):
+        return None
+    return x.reshape(-1, _ROWS, *row)
 
 
 def _square_and_nonfinite(x: Array, dtype: jnp.dtype) -> tuple[Array, Array]:

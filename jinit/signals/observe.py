@@ -31,7 +31,7 @@ class Gauge:
 
     def enter(self, site: Site, operands: list[Array]) -> dict[str, Any]:
         """Statistics of the operands of the contraction."""
-        found: dict[str, Any] = {"weight": _moments(site, operands[site.weight])}
+        found: dict[str, Any] = {"weight": _moments(site, operands[site.weight], stored=True)}
         if site.signal is not None:
             found["input"] = _moments(site, operands[site.signal])
         return found
@@ -46,15 +46,15 @@ class Gauge:
 
     def back_to_weight(self, site: Site, cotangent: Array) -> dict[str, Any]:
         """Statistics of the gradient with respect to the weight operand."""
-        return {"weight_gradient": _moments(site, cotangent)}
+        return {"weight_gradient": _moments(site, cotangent, stored=True)}
 
 
 # Enclosures that decide at run time how often a site is reached, or on how many devices.
 _COUNTED = frozenset({"while", "cond", "shard_map", "unchecked_shard_map"})
 
 
-def _moments(site: Site, x: Array) -> Moments:
-    return Moments.of(x, counted=bool(site.regions & _COUNTED))
+def _moments(site: Site, x: Array, stored: bool = False) -> Moments:
+    return Moments.of(x, counted=bool(site.regions & _COUNTED), stored=stored)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class _Taps:
 
     def enter(self, index: int, operands: list[Array], extra: PyTree) -> tuple[list[Array], PyTree]:
         site = self.sites[index]
-        found = self.gauge.enter(site, [lax.stop_gradient(x) for x in operands])
+        found = self.gauge.enter(site, operands)
         if extra is not None and extra["weight"] is not None:
             operands = list(operands)
             operands[site.weight] = tap(self._back_to_weight(site), operands[site.weight], extra["weight"])
@@ -80,7 +80,7 @@ class _Taps:
 
     def leave(self, index: int, output: Array, extra: PyTree) -> tuple[Array, PyTree]:
         site = self.sites[index]
-        found = self.gauge.leave(site, lax.stop_gradient(output))
+        found = self.gauge.leave(site, output)
         if extra is not None:
             output = tap(functools.partial(self.gauge.back_to_output, site), output, extra["output"])
         return output, found
@@ -93,28 +93,29 @@ class _Taps:
     def probes(self) -> Extras:
         """Zero probes for every site that a gradient can be measured at."""
         extras: Extras = {}
-        shapes: dict[Any, PyTree] = {}
+        alike: dict[Any, PyTree] = {}
         for index, site in enumerate(self.sites):
             weight = site.operands[site.weight]
             if site.regions & {"while", "custom"} or not inexact(site.output):
                 continue
             extras[index] = {
-                "output": self._probe(shapes, self.gauge.back_to_output, site, site.output),
-                "weight": self._probe(shapes, self.gauge.back_to_weight, site, weight)
+                "output": self._probe(alike, self.gauge.back_to_output, site, site.output),
+                "weight": self._probe(alike, self.gauge.back_to_weight, site, weight)
                 if inexact(weight)
                 else None,
             }
         return extras
 
     def _probe(
-        self, shapes: dict[Any, PyTree], statistic: Callable[..., PyTree], site: Site, aval: Any
+        self, alike: dict[Any, PyTree], statistic: Callable[..., PyTree], site: Site, aval: Any
     ) -> PyTree:
-        # Layers alike share the shape of their statistics: tracing them once is enough.
+        # Layers alike share the zeros of their statistics, which are traced once.
         params = tuple((k, str(v)) for k, v in site.eqn.params.items())
-        like = (statistic.__name__, aval.shape, aval.dtype, tuple(a.shape for a in site.operands), params)
-        if like not in shapes:
-            shapes[like] = probe_shape(functools.partial(statistic, site), aval)
-        return probe_of(shapes[like], site.lengths)
+        operands = tuple(a.shape for a in site.operands)
+        like = (statistic.__name__, aval.shape, aval.dtype, operands, params, site.lengths)
+        if like not in alike:
+            alike[like] = probe_of(probe_shape(functools.partial(statistic, site), aval), site.lengths)
+        return alike[like]
 
 
 def inexact(x: Any) -> bool:

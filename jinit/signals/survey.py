@@ -201,7 +201,7 @@ def _survey(
 ) -> Survey:
     # Leaf by leaf, with one cached program a shape: one large program would take long to compile.
     leaves = {p: jnp.asarray(x) for p, x in zip(paths, arrays, strict=False)}
-    moments = {p: Moments.of(x) for p, x in leaves.items() if inexact(x)}
+    moments = {p: Moments.of(x, stored=True) for p, x in leaves.items() if inexact(x)}
     of_params, of_outputs = jax.device_get(
         (moments, [Moments.of(x) for x in jax.tree.leaves(outputs) if inexact(x)])
     )

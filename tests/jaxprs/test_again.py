@@ -95,7 +95,7 @@ def test_half_is_kept_and_nothing_else_changes(name, monkeypatch):
     assert cheap < 1.3 * 24 * signal
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1.0, 1.5, 2.0, 0.0])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1.0, -1.0, 1.5, 0.0])
 def test_any_cotangent_brings_the_signal_back(bad):
     """The choice that hides the signal from the compiler goes the same way for every number."""
     params = {"a": W, "b": jnp.eye(6)}
