@@ -200,10 +200,6 @@ def in_rows(x: Array, leading: int) -> Array | None:
 def _square_and_nonfinite(x: Array, dtype: jnp.dtype) -> tuple[Array, Array]:
     if jnp.iscomplexobj(x):
         parts = lax.real(x), lax.imag(x)
-        return parts[0] ** 2 + parts[1] ** 2, _is_nonfinite(parts[0]) | _is_nonfinite(parts[1])
+        return parts[0] ** 2 + parts[1] ** 2, ~(lax.is_finite(parts[0]) & lax.is_finite(parts[1]))
     x = x.astype(dtype)
-    return x * x, _is_nonfinite(x)
-
-
-def _is_nonfinite(x: Array) -> Array:
-    return x - x != 0  # in fewer operations than otherwise, each of which takes time to compile
+    return x * x, ~lax.is_finite(x)
