@@ -108,7 +108,7 @@ def check_initializer(
     """
     caller = "jinit.check_initializer(...)"
     if not _is_initializer(init):
-        _refuse(init, caller)
+        _refuse(init, caller, forgot=is_maker(init) or _takes(init))
     if law is not None and not callable(getattr(law, "cdf", None)):
         raise TypeError(message(caller, "`law` must have a method `cdf`", f"law={law!r}"))
     shape = arguments.static_shape(caller, shape)
@@ -116,7 +116,7 @@ def check_initializer(
     key = jax.random.key(0) if key is None else arguments.single_key(caller, key)
     draws = statistics.Draws(init, shape, jnp.dtype(dtype), key, samples)
     if callable(draws.first):  # of what is called once more, such as `jax.nn.initializers.he_normal`
-        _refuse(init, caller)
+        _refuse(init, caller, forgot=True)
     declared = statistics.declared_law(draws, mean, variance, law)
     formal = list(statistics.form(draws))
     if not all(check.passed for check in formal):
@@ -135,8 +135,12 @@ def _is_initializer(init: Any) -> bool:
     """Whether it can be called as one; what makes initializers is none."""
     if not callable(init) or is_maker(init):
         return False
+    return _takes(init, "key", "shape", "dtype")
+
+
+def _takes(function: Any, *args: Any) -> bool:
     try:
-        inspect.signature(init).bind("key", "shape", "dtype")
+        inspect.signature(function).bind(*args)
     except TypeError:
         return False
     except ValueError:  # a built-in function that does not say
@@ -144,6 +148,8 @@ def _is_initializer(init: Any) -> bool:
     return True
 
 
-def _refuse(init: Any, caller: str) -> NoReturn:
+def _refuse(init: Any, caller: str, *, forgot: bool) -> NoReturn:
     must = "`init` must be an initializer, called as `init(key, shape, dtype)`"
-    raise TypeError(message(caller, must, f"init={init!r}", "Did you forget the ()?"))
+    other = "For example `jinit.he_normal()`, or a function of these three."
+    todo = "Did you forget the ()?" if forgot else other
+    raise TypeError(message(caller, must, f"init={init!r}", todo))

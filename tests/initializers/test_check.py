@@ -170,3 +170,8 @@ def test_a_maker_is_no_initializer(make):
         TypeError, match=r"(?s)`jinit.check_initializer.*must be an initializer.*forget the \(\)"
     ):
         jinit.check_initializer(make, (8, 8))
+
+
+def test_a_function_of_other_parameters_is_shown_which():
+    with pytest.raises(TypeError, match=r"(?s)`init\(key, shape, dtype\)`.*function of these three"):
+        jinit.check_initializer(lambda key, shape: jax.random.normal(key, shape), (8, 8))
