@@ -211,8 +211,8 @@ class _Order:
 
 # Between a contraction and its bias the entries may only move or change dtype.
 _LAYOUT = (
-    *COPIES, "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "rev",
-    "optimization_barrier",
+    *(kind for kind in COPIES if kind not in ("pvary", "pcast", "stop_gradient")),  # those change gradients
+    "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "rev", "optimization_barrier",
 )  # fmt: skip
 # The rest of a contraction that is spread over devices.
 _COMPLETIONS = ("psum", "psum2", "psum_invariant")

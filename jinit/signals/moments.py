@@ -170,7 +170,9 @@ def _add_together_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tup
     sums = _add_together(*primals, axes)  # JAX has no derivative of it where some terms are integers
     (terms,) = tangents
     along = [
-        np.zeros(s.shape, t.dtype) if t.dtype == jax.dtypes.float0 else jnp.sum(t, axes)
+        vary(np.zeros(s.shape, t.dtype), varying_axes(s))
+        if t.dtype == jax.dtypes.float0
+        else jnp.sum(t, axes)
         for s, t in zip(sums, terms, strict=True)
     ]
     return sums, along

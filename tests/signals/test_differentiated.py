@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 import jinit
 from tests.zoo import array
@@ -67,7 +68,17 @@ def test_gradients_of_records(apply, field):
     np.testing.assert_allclose(gradient, slope, rtol=1e-3, atol=1e-4 * np.abs(slope).max())
 
 
-def test_gradients_of_moments_of_what_is_large():
+def large(w):
+    return jnp.stack([3 * jinit.Moments.of(w, stored=True).second_moment])
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["one device", "over devices"])
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit, jax.checkpoint], ids=["plain", "jit", "remat"])
+def test_gradients_of_moments_of_what_is_large(transform, over, cpus):
     w = array(1024, 512)
-    gradient = jax.grad(lambda w: 3 * jinit.Moments.of(w, stored=True).second_moment)(w)
-    np.testing.assert_allclose(gradient, 6 * w / w.size, rtol=1e-5)
+    moments = large
+    if over:
+        mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,), devices=cpus[:2])
+        moments = jax.shard_map(large, mesh=mesh, in_specs=PartitionSpec("x"), out_specs=PartitionSpec("x"))
+    gradient = jax.grad(transform(lambda w: moments(w).sum()))(w)
+    np.testing.assert_allclose(gradient, (2 if over else 1) * 6 * w / w.size, rtol=1e-5)

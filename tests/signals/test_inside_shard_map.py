@@ -35,3 +35,15 @@ def test_the_share_of_one_device(name, cpus):
     for i, half in enumerate((X[:2], X[2:])):
         expected = measure(PARAMS, half)[1]["1"].cotangent
         np.testing.assert_allclose(found.total_square[i], expected.total_square, rtol=1e-5)
+
+
+def test_gradients_of_a_weight_that_all_devices_hold(cpus):
+    """In the network's own `shard_map` every device has a part of the gradient; the record has the whole."""
+    over = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,), devices=cpus[:2])
+    rows = PartitionSpec("x")
+    run = jax.shard_map(apply, mesh=over, in_specs=(PartitionSpec(), rows), out_specs=rows)
+    loss = LOSSES["loss"]
+    _, records = jinit.measure(run, loss=loss)(PARAMS, X)
+    gradients = jax.grad(lambda p: loss(run(p, X)))(PARAMS)
+    found = [r.weight_gradient.second_moment for r in records.values()]
+    np.testing.assert_allclose(found, [jnp.mean(g**2) for g in gradients], rtol=1e-4)
