@@ -13,6 +13,7 @@ from jinit.calibrate.lsuv import lsuv as lsuv
 from jinit.calibrate.metainit import gradient_quotient as gradient_quotient
 from jinit.calibrate.metainit import metainit as metainit
 from jinit.flax import functional as functional
+from jinit.initializers._base import Initializer as Initializer
 from jinit.initializers._statistics import Check as Check
 from jinit.initializers.check import CheckReport as CheckReport
 from jinit.initializers.check import check_initializer as check_initializer

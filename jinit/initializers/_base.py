@@ -24,13 +24,24 @@ Reads = Literal["nothing", "fans", "layout"]
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Initializer:
-    """An initializer: `init(key, shape, dtype=None, out_sharding=None) -> Array`.
+    """An initializer of jinit: `init(key, shape, dtype=None, out_sharding=None) -> Array`.
 
-    Two initializers are equal when they draw from the same law in the same way, whoever made them.
+    It goes wherever `jax.nn.initializers.Initializer` does, and knows its law. Made by functions such as
+    `jinit.he_normal`, not by hand. Two are equal when they draw from the same law in the same way, whoever
+    made them.
 
     Args:
       maker: the public function that made it; errors are spoken in its name.
       call: the expression that makes it again, which is also its `repr`.
+      dtype: the dtype where a call names none.
+
+    Example:
+      >>> import jinit
+      >>> init = jinit.he_normal()
+      >>> isinstance(init, jinit.Initializer), init
+      (True, jinit.he_normal())
+      >>> init.variance((50, 10)), init.with_fans(25.0).variance((50, 10))
+      (0.04, 0.08)
     """
 
     maker: str = dataclasses.field(default="", compare=False, kw_only=True)
@@ -39,6 +50,7 @@ class Initializer:
 
     @property
     def caller(self) -> str:
+        """How errors call what made it."""
         return f"jinit.{self.maker}(...)"
 
     def __call__(self, key: Key, shape: Shape, dtype: Any = None, out_sharding: Any = None) -> Array:
@@ -63,9 +75,15 @@ class Initializer:
         """The exact mean of one entry, at a place drawn uniformly."""
         return self._mean(self._checked(shape))
 
-    def variance(self, shape: Shape) -> float:
-        """The exact variance of one entry, at a place drawn uniformly; for complex dtypes E|x - E x|^2."""
-        return self._variance(self._checked(shape))
+    def variance(self, shape: Shape, dtype: Any = None) -> float:
+        """The exact variance of one entry, at a place drawn uniformly; for complex dtypes E|x - E x|^2.
+
+        Args:
+          shape: shape of the array.
+          dtype: its dtype, as in a call; it matters only if complex, where JAX cuts normals differently.
+        """
+        init = self if dtype is None else dataclasses.replace(self, dtype=dtype)
+        return init._variance(self._checked(shape))
 
     @property
     def reads(self) -> Reads:

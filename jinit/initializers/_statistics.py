@@ -92,7 +92,7 @@ def declared_law(draws: Draws, mean, variance, law) -> Declared:
         return Declared(mean, variance, None, law)
     init = draws.init
     if draws.complex or not jnp.issubdtype(draws.dtype, jnp.floating):
-        return Declared(init.mean(draws.shape), init.variance(draws.shape), None, None)
+        return Declared(init.mean(draws.shape), init.variance(draws.shape, draws.dtype), None, None)
     exact = init.law(draws.shape)
     if not is_low_precision(draws.dtype) or 0 in draws.shape:
         return _of_law(exact)

@@ -20,6 +20,9 @@ from jinit.initializers.fans import fans_of
 MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
 DISTRIBUTIONS = ("truncated_normal", "normal", "uniform")
 _TRUNCATED_STDDEV = 0.87962566103423978  # of a standard normal truncated to (-2, 2)
+# Variance of a standard complex normal of a modulus under 2, over that which JAX divides by: it forgets that
+# what is left after the cut has a probability of less than one.
+_COMPLEX_EXCESS = 1 / (1 - math.exp(-4))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -59,6 +62,11 @@ class VarianceScaling(Initializer):
         return ("scale",)
 
     def _variance(self, shape):
+        is_complex = self.dtype is not None and jnp.issubdtype(self.dtype, jnp.complexfloating)
+        cut = is_complex and self.distribution == "truncated_normal"
+        return self._nominal(shape) * (_COMPLEX_EXCESS if cut else 1.0)
+
+    def _nominal(self, shape):
         return 0.0 if 0 in shape else float(self.scale / self._fan(shape))
 
     def _check(self, shape):
@@ -99,7 +107,7 @@ class VarianceScaling(Initializer):
         return 0.0
 
     def _law(self, shape) -> Law:
-        sigma = math.sqrt(self._variance(shape))
+        sigma = math.sqrt(self._nominal(shape))
         if sigma == 0:
             return Point(0.0)
         if self.distribution == "uniform":

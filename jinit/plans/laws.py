@@ -42,7 +42,7 @@ def law_of(assignment: Assignment, *, caller: str) -> tuple[Any, Any]:
             raise ValueError(_refusal(assignment, given, caller))
         # A function that is not jinit's is called as it is, on a kernel.
         shape = called_shape(given, layers, whole=len(inits) == 1)
-        moments.append((init.mean(shape), init.variance(shape)))
+        moments.append((init.mean(shape), init.variance(shape, assignment.use.dtype)))
     if len(moments) == 1:
         return moments[0]
     if layers.scan_axes != tuple(range(len(layers.stack))):

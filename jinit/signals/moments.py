@@ -169,13 +169,15 @@ def _add_together(terms: list[Array], axes: tuple[int, ...]) -> list[Array]:
 def _add_together_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[list[Array], list[Any]]:
     sums = _add_together(*primals, axes)  # JAX has no derivative of it where some terms are integers
     (terms,) = tangents
-    along = [
-        vary(np.zeros(s.shape, t.dtype), varying_axes(s))
-        if t.dtype == jax.dtypes.float0
-        else jnp.sum(t, axes)
-        for s, t in zip(sums, terms, strict=True)
-    ]
+    along = [_sum_along(s, t, axes) for s, t in zip(sums, terms, strict=True)]
     return sums, along
+
+
+def _sum_along(total: Array, tangent: Any, axes: tuple[int, ...]) -> Array:
+    if tangent.dtype != jax.dtypes.float0:
+        return jnp.sum(tangent, axes)
+    none: Any = np.zeros(total.shape, tangent.dtype)
+    return vary(none, varying_axes(total))
 
 
 def _add_each(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
