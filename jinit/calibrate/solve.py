@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 from jax import lax
 
-from jinit._sharding import is_sharded
+from jinit._sharding import is_sharded, whole
 from jinit._typing import Array, at_least_float32
 from jinit.signals.moments import WIDE, add, in_rows
 
@@ -102,6 +102,7 @@ def _square(x: Array) -> Array:
 
 def first(x: Array, axes: Axes) -> Array:
     """The first entry along these axes, kept with size one."""
+    x = whole(x)  # no entry can be cut out of what is sharded by its type
     for axis in axes:
         x = lax.slice_in_dim(x, 0, 1, axis=axis)
     return x
