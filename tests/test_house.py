@@ -241,4 +241,5 @@ def test_importing_jinit_is_quick():
         return os.times().children_user - start.children_user
 
     pairs = [(seconds("import jinit"), seconds("import flax.linen, flax.nnx")) for _ in range(7)]
-    assert min(ours for ours, _ in pairs) < 1.5 * min(theirs for _, theirs in pairs)
+    # Beside other tests either takes up to a third longer, but one after another alike.
+    assert min(ours / theirs for ours, theirs in pairs) < 1.5
