@@ -58,11 +58,14 @@ def solve(
     d = (x - guess) / unit.astype(x.dtype)
     shared = tuple(i for i in axes if bias is None or bias.shape[i] == 1)
     partial, squares = _mean_and_square(d, shared)
-    about = jnp.zeros_like(guess) if bias is None else everywhere(first(bias, axes))
-    b = about if bias is None else bias - about
-    sums = [partial, squares, b, _square(b), jnp.real(jnp.conj(partial) * b)]
-    mean, square, b_mean, b_square, product = map(everywhere, _means(sums, axes))
+    sums, about = [partial, squares], jnp.zeros_like(guess)
+    if bias is not None:
+        about = everywhere(first(bias, axes))
+        b = bias - about
+        sums += [b, _square(b), jnp.real(jnp.conj(partial) * b)]
+    mean, square, *of_bias = map(everywhere, _means(sums, axes))
     variance = square - _square(mean)
+    b_mean, b_square, product = of_bias or (about, jnp.zeros_like(variance), jnp.zeros_like(variance))
     b_variance = b_square - _square(b_mean)
     covariance = (product - jnp.real(jnp.conj(mean) * b_mean)) * unit
     b_mean = b_mean + about
