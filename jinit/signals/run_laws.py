@@ -18,8 +18,9 @@ from jinit.jaxprs.tracing import Program, Signature, check_call, split
 from jinit.signals.given import Call, Plan, Variances, call_of
 from jinit.signals.laws.arrays import near, xp
 from jinit.signals.laws.interpret import Interpreter, MomentRule
-from jinit.signals.laws.law import COTANGENT, WEIGHT, Law, average, normal, pair
+from jinit.signals.laws.law import Law, average, normal, pair
 from jinit.signals.laws.loops import has_loop
+from jinit.signals.laws.roots import COTANGENT, WEIGHT
 from jinit.signals.laws.values import INPUTS, PARAMS, Held, Stacked, Unknown, Value
 from jinit.signals.records import Records
 from jinit.signals.traced import Traced, traced

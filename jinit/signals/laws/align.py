@@ -12,13 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit._typing import Array
+from jinit.signals.laws import places
 from jinit.signals.laws.arrays import each, is_traced, pick, xp
 from jinit.signals.laws.law import (
-    COTANGENT,
-    SIGNAL,
     Axes,
     Law,
-    Root,
     as_float,
     average,
     constant,
@@ -28,18 +26,21 @@ from jinit.signals.laws.law import (
     without,
 )
 from jinit.signals.laws.quadrature import gaussian
-from jinit.signals.laws.runs import Runs, summed
+from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
+from jinit.signals.laws.runs import Reach, Runs, summed
 
 Levels = tuple[Axes, ...]
 
 # Nodes for each level of the standard form, by the number of levels; the last level is an entry's own.
 SIZES = {0: (), 1: (128,), 2: (64, 256), 3: (12, 16, 64), 4: (4, 12, 6, 48)}
+# The same where places differ.
+PLACED = {0: (), 1: (128,), 2: (16, 128), 3: (8, 8, 48), 4: (4, 6, 4, 32)}
 MOST = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class LevelMoments:
-    """Mean, and for each level the variance that it adds to those before it."""
+    """Mean, and what each level adds to the variance of those before it; by place, where places differ."""
 
     mean: Array
     variances: tuple[Array, ...]
@@ -47,14 +48,15 @@ class LevelMoments:
 
 def levels_of(*laws: Law, among: Collection[Root] | None = None) -> Levels:
     """The sets of axes along which roots vary, those shared by most entries first, four at most."""
-    found = {r.axes for law in laws for r in law.roots if among is None or r in among}
+    every = (r for law in laws for r in law.roots if r.kind != PLACE)
+    found = {r.axes for r in every if among is None or r in among}
     if len(found) <= MOST or any(is_traced(law.nodes) for law in laws):
         return limited(found)
     sums = dict.fromkeys(found, 0.0)
     for law in laws:
         x = as_float(law).nodes
         for i, root in enumerate(law.roots):
-            if root.axes not in sums:
+            if root.axes not in sums or root.kind == PLACE:
                 continue
             alone = average(law, [k for k in range(len(law.roots)) if k != i], x)
             sums[root.axes] += float(np.ravel(average(law, of=squared(alone - average(law, [i], alone))))[0])
@@ -102,38 +104,39 @@ def level_of(root: Root, levels: Levels) -> int:
     return fits[0] if fits else len(levels) - 1
 
 
-def level_moments(law: Law, levels: Levels) -> LevelMoments:
-    """Mean and variances by level."""
-    means = _level_means(law, levels)
-    variances = [average(law, of=squared(a - b)).reshape(()) for a, b in zip(means[1:], means, strict=False)]
-    return LevelMoments(means[0].reshape(()), tuple(variances))
+def level_moments(law: Law, levels: Levels, at: Sequence[Root] = ()) -> LevelMoments:
+    """Mean and variances by level, with an axis for each of the roots of places `at`."""
+    means, random = _level_means(law, levels), places.others(law)
+    variances = [average(law, random, squared(a - b)) for a, b in zip(means[1:], means, strict=False)]
+    return LevelMoments(places.at(means[0], law, at), tuple(places.at(v, law, at) for v in variances))
 
 
-def covariances(a: Law, b: Law, levels: Levels) -> tuple[Array, ...]:
+def covariances(a: Law, b: Law, levels: Levels, at: Sequence[Root] = ()) -> tuple[Array, ...]:
     """Of the parts of every level: that of the functions of common roots that the two are on average."""
-    common = [r for r in a.roots if r in b.roots]
-    a, b = (_of_roots_alone(law, common) for law in (a, b))
+    common = [r for r in a.roots if r in b.roots and r.kind != PLACE]
+    a, b = (_of_roots_alone(law, at, common) for law in (a, b))
     pairs = zip(_level_means(a, levels), _level_means(b, levels), strict=True)
     steps = [(x1 - x0) * (y1 - y0) for (x0, y0), (x1, y1) in itertools.pairwise(pairs)]
-    return tuple(average(a, of=step).reshape(()) for step in steps)
+    random = range(len(at), len(at) + len(common))
+    return tuple(average(a, random, step).reshape(step.shape[: len(at)]) for step in steps)
 
 
-def _of_roots_alone(law: Law, roots: Sequence[Root]) -> Law:
-    """The mean given these roots, in this order."""
-    others = [i for i, r in enumerate(law.roots) if r not in roots]
-    alone = without(law, others, average(law, others))
-    order = [alone.roots.index(r) for r in roots]
-    weights = tuple(alone.weights[i] for i in order)
-    return dataclasses.replace(
-        alone, nodes=xp.transpose(alone.nodes, order), weights=weights, roots=tuple(roots)
-    )
+def _of_roots_alone(law: Law, at: Sequence[Root], common: Sequence[Root]) -> Law:
+    """The mean given these roots, in this order; of one node at places that it does not depend on."""
+    gone = [i for i, r in enumerate(law.roots) if r not in common and r.kind != PLACE]
+    alone = without(law, gone, average(law, gone))
+    nodes = places.at(alone.nodes, alone, (*at, *common))
+    known = dict(zip(alone.roots, alone.weights, strict=True))
+    one = xp.ones((1,), np.float32)
+    weights = tuple(known.get(r, one) for r in (*at, *common))
+    return dataclasses.replace(alone, nodes=nodes, weights=weights, roots=(*at, *common))
 
 
 def _level_means(law: Law, levels: Levels) -> list[Array]:
     """Means conditional on no level, on the first, on the first two, and so on."""
     means = [law.nodes]
     for level in reversed(range(len(levels))):
-        here = [i for i, r in enumerate(law.roots) if level_of(r, levels) == level]
+        here = [i for i in places.others(law) if level_of(law.roots[i], levels) == level]
         means.append(average(law, here, means[-1]))
     return means[::-1]
 
@@ -151,36 +154,55 @@ def canonical(
 
     Means and variances of every level are kept exactly; `moments` may name them. Shape is kept as nested
     quantiles, for gradients (`linear`) as a normal. What it had in common with other laws is lost. `sizes`
-    are the numbers of nodes, those of `SIZES` by default.
+    are the numbers of nodes, those of `SIZES` by default. All this at each place, where places differ.
     """
     law = as_float(law)
     kind = COTANGENT if (law.is_linear if linear is None else linear) else SIGNAL
-    roots = tuple(Root((name, i), axes, kind, runs=_runs(law, levels, i)) for i, axes in enumerate(levels))
-    sizes = tuple(sizes or SIZES[len(levels)])
-    if _is_canonical(law, levels, kind, sizes) and moments is None:
+    runs = _runs(law, levels)
+    roots = tuple(Root((name, i), axes, kind, runs=runs[i]) for i, axes in enumerate(levels))
+    at = places.weights_of([law])
+    sizes = tuple(sizes or sizes_of(len(levels), law))
+    if not at and _is_canonical(law, levels, kind, sizes) and moments is None:
         return dataclasses.replace(law, roots=roots, is_normal=False)
-    moments = moments or level_moments(law, levels)
+    moments = moments or level_moments(law, levels, tuple(at))
     if kind == COTANGENT:
-        out = constant(moments.mean, law.shape, law.dtype)
-        for root, variance in zip(roots, moments.variances, strict=True):
-            out = plus_normal(out, variance, root, 2)
-        return out
-    flat, weights = _by_level(law, levels)
+        return _normals(moments, dict.fromkeys(roots, 2), at, law.shape, law.dtype)
+    flat, weights = _by_level(law, tuple(at), levels)
     rules = [gaussian(n) for n in sizes]
-    nodes = _nested_quantiles(flat, weights, [np.cumsum(w) - w / 2 for _, w in rules])
-    own = tuple(xp.asarray(w, nodes.dtype) for _, w in rules)
-    out = dataclasses.replace(law, nodes=nodes, weights=own, roots=roots, is_normal=False)
+    shares = [np.cumsum(w) - w / 2 for _, w in rules]
+    counts = flat.shape[: len(at)]
+    here = flat.reshape(-1, *flat.shape[len(at) :])
+    nodes = each(lambda x: _nested_quantiles(x, weights, shares), here).reshape(*counts, *sizes)
+    own = (*at.values(), *(xp.asarray(w, nodes.dtype) for _, w in rules))
+    out = dataclasses.replace(law, nodes=nodes, weights=own, roots=(*at, *roots), is_normal=False)
     return _with_moments(out, levels, moments)
 
 
-def normal_sum(
-    moments: LevelMoments, levels: Levels, shape: Sequence[int], dtype: Any, name: Hashable
-) -> Law:
-    """A constant plus a normal for each level."""
-    out = dataclasses.replace(constant(moments.mean, shape, dtype), is_normal=True)
-    for i, (axes, variance) in enumerate(zip(levels, moments.variances, strict=True)):
-        out = plus_normal(out, variance, Root((name, i), axes), SIZES[len(levels)][i])
+def sizes_of(levels: int, *laws: Law) -> tuple[int, ...]:
+    """Nodes for each of so many levels; fewer where the laws differ by place."""
+    return (PLACED if places.union_of(laws) else SIZES)[levels]
+
+
+def _normals(
+    moments: LevelMoments, sizes: Mapping[Root, int], at: Mapping[Root, Array],
+    shape: Sequence[int], dtype: Any,
+) -> Law:  # fmt: skip
+    """A constant plus a normal for each root, on so many nodes; by place, given the weights of places."""
+    mean = xp.broadcast_to(moments.mean, [w.size for w in at.values()])
+    out = dataclasses.replace(constant(mean, shape, dtype), weights=tuple(at.values()), roots=tuple(at))
+    for i, ((root, size), variance) in enumerate(zip(sizes.items(), moments.variances, strict=True)):
+        out = plus_normal(out, variance.reshape(variance.shape + (1,) * i), root, size)
     return out
+
+
+def normal_sum(
+    moments: LevelMoments, levels: Levels, shape: Sequence[int], dtype: Any, name: Hashable,
+    at: Mapping[Root, Array],
+) -> Law:  # fmt: skip
+    """A constant plus a normal for each level; by place, given the weights of places."""
+    roots = (Root((name, i), axes) for i, axes in enumerate(levels))
+    sizes = dict(zip(roots, (PLACED if at else SIZES)[len(levels)], strict=True))
+    return dataclasses.replace(_normals(moments, sizes, at, shape, dtype), is_normal=True)
 
 
 def fewer_cotangents(law: Law, name: Hashable) -> Law:
@@ -193,21 +215,23 @@ def fewer_cotangents(law: Law, name: Hashable) -> Law:
         mean = average(law, here, x)
         means.append(without(law, ours, average(law, ours, squared(x - mean))))
         x = mean
-    out = without(law, ours, x)
+    out, runs = without(law, ours, x), _runs(law, levels)
     for i, (axes, variance) in enumerate(zip(levels, means[::-1], strict=True)):
         spread = variance.nodes.reshape(variance.nodes.shape + (1,) * i)
-        root = Root((name, i), axes, COTANGENT, runs=_runs(law, levels, i))
+        root = Root((name, i), axes, COTANGENT, runs=runs[i])
         out = plus_normal(out, spread, root, 2)
     return out
 
 
-def _runs(law: Law, levels: Levels, level: int) -> Runs:
-    """The runs of what differs at a level."""
+def _runs(law: Law, levels: Levels) -> list[Runs]:
+    """The runs of what differs at each level; those at the first places, for all."""
     if not any(r.runs for r in law.roots):
-        return ()
-    _, found = spread_by_reach(law, range(len(law.roots)))
-    here = [(r, v) for r, v in found.items() if next(i for i, a in enumerate(levels) if r.axes <= a) == level]
-    return summed(here, levels[level], law.shape).runs
+        return [()] * len(levels)
+    law = places.first(law)
+    members: list[list[tuple[Reach, Array]]] = [[] for _ in levels]
+    for reach, variance in spread_by_reach(law, range(len(law.roots)))[1].items():
+        members[next(i for i, axes in enumerate(levels) if reach.axes <= axes)].append((reach, variance))
+    return [summed(here, axes, law.shape).runs for here, axes in zip(members, levels, strict=True)]
 
 
 def _levels_of_cotangents(law: Law, ours: Sequence[int]) -> Levels:
@@ -228,17 +252,19 @@ def _is_canonical(law: Law, levels: Levels, kind: str, sizes: tuple[int, ...]) -
     return same and all(r.kind == kind and not r.average for r in law.roots)
 
 
-def _by_level(law: Law, levels: Levels) -> tuple[Array, list[Array]]:
-    """Nodes with one axis for each level, and the weights of each."""
-    groups = [[i for i, r in enumerate(law.roots) if level_of(r, levels) == k] for k in range(len(levels))]
-    x = xp.transpose(law.nodes, [i for group in groups for i in group])
+def _by_level(law: Law, at: Sequence[Root], levels: Levels) -> tuple[Array, list[Array]]:
+    """Nodes with one axis for each root of places and each level, and the weights of each level."""
+    random = places.others(law)
+    groups = [[i for i in random if level_of(law.roots[i], levels) == k] for k in range(len(levels))]
+    first = [law.roots.index(r) for r in at]
+    x = xp.transpose(law.nodes, [*first, *(i for group in groups for i in group)])
     weights = []
     for group in groups:
         w = xp.ones((1,), law.nodes.dtype)
         for i in group:
             w = (w[:, None] * law.weights[i].astype(w.dtype)[None]).reshape(-1)
         weights.append(w)
-    return x.reshape([w.size for w in weights]), weights
+    return x.reshape([*x.shape[: len(at)], *(w.size for w in weights)]), weights
 
 
 def _nested_quantiles(x: Array, weights: list[Array], shares: list[np.ndarray]) -> Array:
@@ -261,14 +287,18 @@ def _nested_quantiles(x: Array, weights: list[Array], shares: list[np.ndarray]) 
 
 
 def _with_moments(law: Law, levels: Levels, wanted: LevelMoments) -> Law:
-    """Scale and shift, level by level."""
-    means = _level_means(law, levels)
-    out = xp.broadcast_to(wanted.mean.astype(law.nodes.dtype), means[0].shape)
+    """Scale and shift, level by level; the roots of places come first."""
+    means, random = _level_means(law, levels), places.others(law)
+
+    def along(x: Array) -> Array:
+        return x.astype(law.nodes.dtype).reshape(x.shape + (1,) * len(random))
+
+    out = xp.broadcast_to(along(wanted.mean), means[0].shape)
     for after, before, variance in zip(means[1:], means, wanted.variances, strict=False):
-        has = average(law, of=squared(after - before)).reshape(())
+        has = average(law, random, squared(after - before))
         tiny = xp.asarray(jnp.finfo(has.dtype).tiny, has.dtype)
-        variance = xp.maximum(variance.astype(has.dtype), xp.zeros((), has.dtype))  # a difference, rounded
+        variance = xp.maximum(along(variance), xp.zeros((), has.dtype))  # a difference, rounded
         out = out + (after - before) * xp.sqrt(variance / xp.maximum(has, tiny))
     # Where squares overflow, as those of what stands for minus infinity in a mask, shape alone is kept.
-    finite = xp.isfinite(xp.sum(xp.stack(wanted.variances)) if wanted.variances else wanted.mean)
-    return dataclasses.replace(law, nodes=xp.where(finite, out, law.nodes))
+    finite = xp.isfinite(xp.sum(xp.stack(wanted.variances), axis=0) if wanted.variances else wanted.mean)
+    return dataclasses.replace(law, nodes=xp.where(along(finite) > 0, out, law.nodes))

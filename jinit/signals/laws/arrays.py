@@ -95,9 +95,11 @@ def pick(x: Any, *indices: Any) -> Any:
     return jnp.asarray(x)[indices] if _of_jax(indices) else x[indices]
 
 
-def each(function: Callable[[Any], Any], x: Any) -> Any:
+def each(function: Callable[..., Any], *xs: Any) -> Any:
     """`function` of every `x[i]`, stacked."""
-    return jax.vmap(function)(x) if _of_jax(x) else np.stack([function(row) for row in x])
+    if any(map(_of_jax, xs)):
+        return jax.vmap(function)(*xs)
+    return jax.tree.map(lambda *rows: np.stack(rows), *(function(*row) for row in zip(*xs, strict=True)))
 
 
 def rows(function: Callable[[Any], Any], x: Any) -> Any:

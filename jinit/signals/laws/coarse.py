@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit.signals.laws.arrays import is_traced, rows, xp
-from jinit.signals.laws.law import COTANGENT, MASK, Law, Root
+from jinit.signals.laws.law import Law
 from jinit.signals.laws.quadrature import gaussian
+from jinit.signals.laws.roots import COTANGENT, MASK, PLACE, Root
 
 TAG = "coarse"
 # From how many nodes to how many.
@@ -41,7 +42,7 @@ def _is_coarse(root: Root) -> bool:
 
 def _is_fine(law: Law, i: int) -> bool:
     weights, root = law.weights[i], law.roots[i]
-    if root.kind in (COTANGENT, MASK) or root.average or is_traced(law.nodes) or is_traced(weights):
+    if root.kind in (COTANGENT, MASK, PLACE) or root.average or is_traced(law.nodes) or is_traced(weights):
         return False
     if _is_coarse(root):  # on still fewer it would no longer be known as the same
         return False

@@ -11,17 +11,15 @@ from typing import Any
 import jax.numpy as jnp
 
 from jinit._typing import Array
-from jinit.signals.laws.align import SIZES, levels_by_variance
+from jinit.signals.laws import places
+from jinit.signals.laws.align import SIZES, levels_by_variance, sizes_of
 from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.folding import Folds, folds_of, meeting_places
 from jinit.signals.laws.law import (
-    COTANGENT,
-    SIGNAL,
     Axes,
     Law,
-    Root,
     all_axes,
     average,
-    constant,
     plus_normal,
     spread_by_reach,
     squared,
@@ -30,6 +28,7 @@ from jinit.signals.laws.law import (
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.moving import relabelled
 from jinit.signals.laws.pointwise import LAYER, LIMIT, TIDY, grid_of, narrowed, spread, union, weights_of
+from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, alike_in, runs_of, together
 from jinit.signals.laws.runs import summed as summed_reach
 
@@ -54,18 +53,25 @@ def contract(
     rank = len(how.shape)
     wide = (*how.shape, *(2 for _ in how.counts))  # stands for the joint index
     laws = [relabelled(forget_shape(x), m, wide) for x, m in zip((a, b), how.axes, strict=True)]
+    laws = [meeting_places(x, law, k, how) for k, (x, law) in enumerate(zip((a, b), laws, strict=True))]
+    laws = places.refined(laws)
     summed = frozenset(how.counts)
     if grid_of([_quiet(law, summed) for law in laws]) > LIMIT:
         laws = [narrowed(law) for law in laws]
     quiet = [_still_and_moving(law, summed)[0] for law in laws]
-    roots = union(quiet)
-    mean = _product(quiet, roots) * xp.asarray(math.prod(how.counts.values()), quiet[0].nodes.dtype)
+    folds = folds_of(quiet, how, union(quiet))
+    whole = math.prod(n for k, n in how.counts.items() if k not in folds.indices)
+    mean = folds.summed(_product(quiet, folds.roots), frozenset())
+    mean = mean * xp.asarray(whole, mean.dtype)
     spreads: dict[Reach, Any] = {}
     for (one, along_a), (other, along_b) in itertools.product(*map(_by_cotangent, laws)):
-        _add_spreads(spreads, (one, other), (along_a, along_b), how, roots, weight)
-    left = [Reach(r.axes, r.runs).along(frozenset(range(rank))) for r in roots]
-    squeezed = [dataclasses.replace(r, axes=x.axes, runs=x.runs) for r, x in zip(roots, left, strict=True)]
-    law = Law(mean, weights_of(quiet, roots), tuple(squeezed), how.shape, jnp.dtype(dtype))
+        _add_spreads(spreads, (one, other), (along_a, along_b), how, folds, weight)
+    left = [Reach(r.axes, r.runs).along(frozenset(range(rank))) for r in folds.left]
+    squeezed = [
+        dataclasses.replace(r, axes=x.axes, runs=x.runs) for r, x in zip(folds.left, left, strict=True)
+    ]
+    known = dict(zip(folds.roots, weights_of(quiet, folds.roots), strict=True))
+    law = Law(mean, folds.weights(known), tuple(squeezed), how.shape, jnp.dtype(dtype))
     linear = any(x.is_linear for x in laws)
     out = normal_sum_of(law, spreads, name, linear=linear, common=weight is not None)
     fixed = [
@@ -90,7 +96,7 @@ def _by_cotangent(law: Law) -> list[tuple[Law, Reach]]:
 
 def _still_and_moving(law: Law, summed: Axes) -> tuple[Law, dict[Reach, Law]]:
     """The mean over the roots that vary along the sum, and by reach the variances of what they add to it."""
-    varying = [i for i, r in enumerate(law.roots) if r.axes & summed]
+    varying = [i for i in places.others(law) if law.roots[i].axes & summed]
     mean, found = spread_by_reach(law, varying)
     return without(law, varying, mean), {reach: without(law, varying, v) for reach, v in found.items()}
 
@@ -100,7 +106,7 @@ def _add_spreads(
     laws: tuple[Law, Law],
     along: tuple[Reach, Reach],
     how: Contraction,
-    roots: tuple[Root, ...],
+    folds: Folds,
     weight: int | None,
 ) -> None:
     """The variances of sums of products of which a factor varies, by how they differ."""
@@ -116,11 +122,11 @@ def _add_spreads(
         varies = how.left_out(moving) if fixed else 1.0
         if not varies:
             continue
-        terms = math.prod(how.terms(k, both.run(k)) if k in moving else how.squares[k] for k in summed)
+        terms = math.prod(_terms(how, k, both, folds) for k in summed)
         reach = together([own_a, own_b, *along]).along(frozenset(i for i in range(rank)) & real)
         if weight is not None and not (own_a, own_b)[weight].axes:
             reach = Reach(real)
-        value = _product((x, y), roots)
+        value = folds.summed(_product((x, y), folds.roots), summed - moving)
         # Two places share only those taps that padding leaves to both.
         still_at = {k: how.shared[k] for k in summed & how.shared.keys() if how.shared[k][0] not in moving}
         common = math.prod(two / how.counts[k] for k, (_, two) in still_at.items() if how.counts[k])
@@ -134,9 +140,17 @@ def _add_spreads(
             )
 
 
+def _terms(how: Contraction, index: int, reach: Reach, folds: Folds) -> float:
+    """To how many variances a sum over an index adds up, but for what is summed place by place."""
+    if index not in reach.axes:
+        return 1.0 if index in folds.indices else how.squares[index]
+    terms = how.terms(index, reach.run(index))
+    return terms / (how.counts[index] or 1.0) if index in folds.indices else terms
+
+
 def _quiet(law: Law, summed: Axes) -> Law:
     """Those roots alone that stay the same along the sum."""
-    kept = [i for i, r in enumerate(law.roots) if not r.axes & summed]
+    kept = [i for i, r in enumerate(law.roots) if r.kind == PLACE or not r.axes & summed]
     nodes = law.nodes[tuple(slice(None) if i in kept else 0 for i in range(len(law.roots)))]
     weights, roots = tuple(law.weights[i] for i in kept), tuple(law.roots[i] for i in kept)
     return dataclasses.replace(law, nodes=nodes, weights=weights, roots=roots)
@@ -167,12 +181,12 @@ def normal_sum_of(
 ) -> Law:
     """`mean` plus a normal for each set of axes."""
     levels = levels_by_variance(_by_axes(spreads), mean.shape, common=common)
-    mean = dataclasses.replace(mean, is_normal=not mean.roots)
+    mean = dataclasses.replace(mean, is_normal=not places.others(mean))
     sizes = _sizes_beside(mean, len(levels))
-    if linear or mean.nodes.size * math.prod(sizes) > TIDY:
+    if linear or grid_of([mean]) * math.prod(sizes) > TIDY:
         mean, spreads = _all_normal(mean, spreads)
         levels = levels_by_variance(_by_axes(spreads), mean.shape, common=common)
-        sizes = SIZES[len(levels)]
+        sizes = sizes_of(len(levels), mean)
     kind = COTANGENT if linear else SIGNAL
     members: list[list[tuple[Reach, Any]]] = [[] for _ in levels]
     for reach, variance in spreads.items():
@@ -198,22 +212,28 @@ def _sizes_beside(mean: Law, count: int) -> tuple[int, ...]:
     """Nodes for each of so many levels, beside the roots of `mean`."""
     if not count:
         return ()
-    together = SIZES[min(len(mean.roots) + count, max(SIZES))][-count:]
-    sizes = [min(a, b) for a, b in zip(SIZES[count], together, strict=True)]
-    while mean.nodes.size * math.prod(sizes) > LAYER and max(sizes) > 4:
+    others = places.others(mean)
+    beside = SIZES[min(len(others) + count, max(SIZES))][-count:]
+    sizes = [min(a, b) for a, b in zip(sizes_of(count, mean), beside, strict=True)]
+    while grid_of([mean]) * math.prod(sizes) > LAYER and max(sizes) > 4:
         sizes[sizes.index(max(sizes))] -= 1
     return tuple(sizes)
 
 
 def _all_normal(mean: Law, spreads: dict[Reach, Array]) -> tuple[Law, dict[Reach, Array]]:
-    """The roots of the mean, too, as normals, and all variances averaged."""
+    """The roots of the mean, too, as normals, and all variances averaged, at each place."""
+    random = places.others(mean)
+
+    def at_places(x: Array) -> Array:
+        return xp.squeeze(x, tuple(random))
+
     totals: dict[Reach, Any] = {
-        reach: average(mean, of=v).reshape(()) if v.ndim else v for reach, v in spreads.items()
+        reach: at_places(average(mean, random, v)) if v.ndim else v for reach, v in spreads.items()
     }
-    _, found = spread_by_reach(mean, range(len(mean.roots)))
+    _, found = spread_by_reach(mean, random)
     for reach, v in found.items():
-        _add(totals, reach, v.reshape(()))
-    return constant(average(mean).reshape(()), mean.shape, mean.dtype), totals
+        _add(totals, reach, at_places(v))
+    return without(mean, random, average(mean, random)), totals
 
 
 def total(
@@ -235,7 +255,7 @@ def total(
       sliding: axes along which windows begin at every entry, and share most of theirs.
     """
     n = {i: float(law.shape[i]) for i in axes} if counts is None else dict(counts)
-    varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
+    varying = [i for i, r in enumerate(law.roots) if r.axes & axes and (counts is None or r.kind != PLACE)]
     mean, found = spread_by_reach(law, varying)
     out = without(law, varying, mean * xp.asarray(math.prod(n.values()), mean.dtype))
     out = dataclasses.replace(out, shape=tuple(shape), fixed_sums=_left_of_sums(law, axes, counts))

@@ -12,9 +12,10 @@ import numpy as np
 
 from jinit._compat import bind
 from jinit.signals.laws.arrays import is_traced, near
-from jinit.signals.laws.law import MASK, Axes, Law
+from jinit.signals.laws.law import Axes, Law
 from jinit.signals.laws.masks import marked
 from jinit.signals.laws.pointwise import pointwise
+from jinit.signals.laws.roots import MASK
 
 
 def elementwise(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:

@@ -8,9 +8,11 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from jinit._typing import Array
+from jinit.signals.laws import places
 from jinit.signals.laws.arrays import pick, rows, xp
-from jinit.signals.laws.law import Axes, Law, Root
+from jinit.signals.laws.law import Axes, Law
 from jinit.signals.laws.quadrature import gaussian
+from jinit.signals.laws.roots import Root
 
 
 def maximum(law: Law, axes: Axes, name: Hashable, shape: Sequence[int], count: int, *, final: bool) -> Law:
@@ -26,7 +28,7 @@ def maximum(law: Law, axes: Axes, name: Hashable, shape: Sequence[int], count: i
       count: how many.
       final: whether it is a result of its own, rather than an average that may be forgotten.
     """
-    varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
+    varying = [i for i in places.others(law) if law.roots[i].axes & axes]
     if not varying:
         return dataclasses.replace(law, shape=tuple(shape))
     rest, x, w = _flattened(law, varying)
@@ -66,7 +68,7 @@ def _quantiles(x: Array, weights: Array, share: Array) -> Array:
 
 def chance_of_being_largest(law: Law, axes: Axes, count: int) -> Array:
     """`F(x)^(count - 1)` at every node `x`: the chance that it is the largest of `count` copies."""
-    varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
+    varying = [i for i in places.others(law) if law.roots[i].axes & axes]
     if not varying:
         return xp.full_like(law.nodes, 1 / count)
     rest, x, w = _flattened(law, varying)

@@ -18,18 +18,9 @@ from jinit.signals.laws import moving
 from jinit.signals.laws.arrays import near, xp
 from jinit.signals.laws.elementwise import elementwise
 from jinit.signals.laws.holding import run_held, unknown
-from jinit.signals.laws.law import (
-    COTANGENT,
-    SIGNAL,
-    WEIGHT,
-    Law,
-    Root,
-    all_axes,
-    constant,
-    normal,
-    two_moments,
-)
+from jinit.signals.laws.law import Law, all_axes, constant, normal, two_moments
 from jinit.signals.laws.loops import CONTROL
+from jinit.signals.laws.roots import COTANGENT, SIGNAL, WEIGHT, Root
 from jinit.signals.laws.rules import RULES, contracted, contraction_of
 from jinit.signals.laws.values import (
     INPUTS,

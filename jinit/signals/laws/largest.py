@@ -13,23 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from jinit._typing import Array
+from jinit.signals.laws import places
 from jinit.signals.laws.align import canonical, fewer_cotangents, levels_of
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.extremes import chance_of_being_largest
-from jinit.signals.laws.law import (
-    COTANGENT,
-    SIGNAL,
-    Axes,
-    Law,
-    Root,
-    all_axes,
-    average,
-    plus_normal,
-    squared,
-    without,
-)
+from jinit.signals.laws.law import Axes, Law, all_axes, average, constant, plus_normal, squared, without
 from jinit.signals.laws.moving import relabelled
 from jinit.signals.laws.pointwise import pointwise
+from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, runs_of
 
 BACKWARD = "pullback_of_largest"
@@ -77,6 +68,7 @@ smallest.defvjp(_forward_smallest, _backward)
 
 def pulled_back(operand: Law, cotangent: Law, axes: Axes, name: Hashable) -> Law:
     """What comes back to the entries of `operand` from their maximum along `axes`."""
+    operand = places.as_signals(operand, axes)
     varying = frozenset().union(*(r.axes for r in operand.roots)) & axes
     counts = {i: float(operand.shape[i]) for i in varying}
     return to_the_largest(operand, cotangent, counts, 1.0, operand.shape, name)
@@ -114,15 +106,14 @@ def to_the_largest(
     twice = dataclasses.replace(hits, nodes=_hits_squared(operand, axes, counts, steps))
     once, square = (average(x).reshape(()) for x in (hits, twice))
     kept = _kept(cotangent, axes, shape, square / once - once, name)
-    rest = average(cotangent, of=squared(cotangent.nodes)) - average(kept, of=squared(kept.nodes)).reshape(-1)
-    rest = xp.maximum(rest, xp.zeros_like(rest)).reshape(())
+    rest = _rest(cotangent, kept)
 
-    def given(hit: Array, two: Array, back: Array) -> list[Array]:
+    def given(hit: Array, two: Array, back: Array, rest: Array) -> list[Array]:
         mean = hit * back
         return [mean, two * squared(back) + hit * rest - squared(mean)]
 
     aval = jax.ShapeDtypeStruct(tuple(shape), cotangent.dtype)
-    out, variance = pointwise(given, [hits, twice, kept], [aval, aval], name)
+    out, variance = pointwise(given, [hits, twice, kept, rest], [aval, aval], name)
     root = Root(name, all_axes(shape), COTANGENT if cotangent.is_linear else SIGNAL)
     same = out.roots == variance.roots and out.nodes.shape == variance.nodes.shape
     spread = variance.nodes if same else average(variance).reshape(())
@@ -151,6 +142,18 @@ def _hits_squared(
     return total
 
 
+def _rest(cotangent: Law, kept: Law) -> Law:
+    """What of the mean square, at each place, is not kept."""
+    at, ours = places.weights_of([kept]), places.union_of([cotangent])
+    whole, left = (
+        places.at(average(law, places.others(law), squared(law.nodes)), law, own)
+        for law, own in ((cotangent, ours), (kept, tuple(at)))
+    )
+    nodes = xp.maximum(whole.reshape(left.shape) - left, xp.zeros_like(left))
+    rest = constant(nodes, kept.shape, kept.dtype)
+    return dataclasses.replace(rest, weights=tuple(at.values()), roots=tuple(at))
+
+
 def _kept(cotangent: Law, axes: Axes, shape: Sequence[int], dispersion: Array, name: Hashable) -> Law:
     """What comes back to a window, at all of its entries: as much of it as they may have in common."""
     if len(cotangent.shape) < len(shape):
@@ -159,6 +162,9 @@ def _kept(cotangent: Law, axes: Axes, shape: Sequence[int], dispersion: Array, n
     law = _common(canonical(cotangent, levels_of(cotangent), (name, "back")), dispersion)
     roots = []
     for root in law.roots:
+        if root.kind == PLACE:
+            roots.append(root)
+            continue
         reach = Reach(root.axes, root.runs)
         longer = {k: shape[k] / law.shape[k] if k in axes else 1.0 for k in root.axes}
         runs = runs_of({k: reach.run(k) * longer[k] for k in root.axes})
@@ -175,7 +181,8 @@ def _common(law: Law, dispersion: Array) -> Law:
     `c d h + (1 - c) h`. So `c = (r - 1) / (r - 1 + d)`.
     """
     x, own = law.nodes, []
-    for i, root in enumerate(law.roots):
+    for i in places.others(law):
+        root = law.roots[i]
         reach = Reach(root.axes, root.runs)
         others = math.prod(reach.run(k) if k in root.axes else n for k, n in enumerate(law.shape)) - 1
         mean = average(law, [i], x)

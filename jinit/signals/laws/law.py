@@ -15,30 +15,8 @@ import numpy as np
 from jinit._typing import Array, at_least_float32
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.quadrature import gaussian
-from jinit.signals.laws.runs import Axes, Reach, Runs, together
-
-SIGNAL, WEIGHT, COTANGENT, MASK = "signal", "weight", "cotangent", "mask"
-
-
-@dataclasses.dataclass(frozen=True)
-class Root:
-    """An independent source of randomness.
-
-    Attributes:
-      name: equal names and axes mean the same random variables.
-      axes: axes of the array along which fresh independent copies stand; it is constant along the others.
-      kind: SIGNAL; WEIGHT, of a parameter; or COTANGENT, of which only two moments matter, since gradients
-        are linear in it; MASK, of which entries count, kept apart from the others while grids allow it.
-      average: whether it is what is left of an average over entries, to be forgotten where the average
-        is broadcast back to what it was taken over.
-      runs: of axes along which the copies come in runs, to how many entries one is alike (`Reach`).
-    """
-
-    name: Hashable
-    axes: Axes
-    kind: str = SIGNAL
-    average: bool = False
-    runs: Runs = ()
+from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, WEIGHT, Root
+from jinit.signals.laws.runs import Axes, Reach, together
 
 
 @jax.tree_util.register_dataclass
@@ -56,7 +34,7 @@ class Law:
       roots: the roots.
       shape: shape of the array that this is the law of.
       dtype: its dtype; nodes are held in at least float32.
-      is_normal: whether an entry is known to be a constant plus a normal for each root.
+      is_normal: whether an entry, given its place, is known to be a constant plus a normal for each root.
       origin: where in the program it was made, which tells equal laws from equal variables.
       fixed_sums: sets of axes, along all of which together entries add up to the sum of their means: to one
         in a softmax, to zero where a mean was subtracted, and in what comes back from either.
@@ -79,7 +57,8 @@ class Law:
     @property
     def is_weight(self) -> bool:
         """Whether it is made of parameters alone."""
-        return bool(self.roots) and all(r.kind == WEIGHT for r in self.roots)
+        kinds = {r.kind for r in self.roots}
+        return WEIGHT in kinds and kinds <= {WEIGHT, PLACE}
 
     @property
     def size(self) -> int:
@@ -228,23 +207,33 @@ def spread_by_axes(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Axes, 
 def spread_by_reach(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Reach, Array]]:
     """Mean and, by how it differs, variance of the parts of an entry.
 
-    Both are conditional on the roots that are not at positions `varying`, and keep all axes of the nodes.
+    Both are conditional on the roots that are not at positions `varying`, and keep all axes of the nodes. Of
+    places among these the mean is taken: of variances where a part differs from place to place anyway, else
+    of the part itself, as in a sum over all places.
     """
-    order = sorted(varying, key=lambda i: (len(law.roots[i].axes), sorted(law.roots[i].axes)))
+    random = [i for i in varying if law.roots[i].kind != PLACE]
+    at = [i for i in varying if law.roots[i].kind == PLACE]
+    order = sorted(random, key=lambda i: (len(law.roots[i].axes), sorted(law.roots[i].axes)))
     chain = all(law.roots[i].axes <= law.roots[j].axes for i, j in itertools.pairwise(order))
     chain = chain and not any(law.roots[i].runs for i in order)
     found: dict[Reach, Array] = {}
+
+    def add(own: Iterable[int], x: Array) -> None:
+        reach = together(law.roots[i] for i in own)
+        x = average(law, [i for i in at if not law.roots[i].axes <= reach.axes], x)
+        _add(found, reach, average(law, varying, squared(x)))
+
     if not chain:
-        parts = components(law, varying)
-        for own, x in parts[1:]:
-            _add(found, together(law.roots[i] for i in own), average(law, varying, squared(x)))
-        return parts[0][1], found
+        (_, mean), *parts = components(law, random)
+        for own, x in parts:
+            add(own, x)
+        return average(law, at, mean), found
     x = law.nodes  # with nested axes, what a root adds to those before it differs along its own
     for i in reversed(order):
         mean = average(law, [i], x)
-        _add(found, Reach(law.roots[i].axes), average(law, varying, squared(x - mean)))
+        add([i], x - mean)
         x = mean
-    return x, found
+    return average(law, at, x), found
 
 
 def _add(found: dict[Any, Array], key: Any, variance: Array) -> None:

@@ -14,7 +14,7 @@ from jax.core import Tracer
 
 from jinit._compat import opened, scan_arity
 from jinit.jaxprs.graph import called
-from jinit.signals.laws import moving
+from jinit.signals.laws import moving, places
 from jinit.signals.laws.align import canonical, limited
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.holding import run_held, unknown
@@ -85,7 +85,7 @@ def has_loop(jaxpr: Any) -> bool:
 
 def _carried(x: Value, name: Name) -> Value:
     law = as_law(x, name) if isinstance(x, Stacked) else x
-    return law
+    return places.as_signals(law) if isinstance(law, Law) else law
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +147,7 @@ def _join(old: Value, new: Value, name: Name) -> Value:
     a, b = _lawful(old, name), _lawful(new, name)
     if isinstance(a, Unknown) or isinstance(b, Unknown):
         return a if isinstance(a, Unknown) else b
+    a, b = places.as_signals(a), places.as_signals(b)
     levels = limited({r.axes for law in (a, b) for r in law.roots})
     if not jnp.issubdtype(a.dtype, jnp.inexact):
         return Unknown("a loop carries whole numbers that depend on signals")
@@ -174,7 +175,7 @@ def _like(new: Value, old: Value, name: Name) -> Value:
     assert isinstance(old, Law)
     assert isinstance(law, Law)
     levels = tuple(r.axes for r in old.roots)
-    out = canonical(as_float(law), levels, name, linear=old.is_linear)
+    out = canonical(places.as_signals(as_float(law)), levels, name, linear=old.is_linear)
     return dataclasses.replace(
         out,
         nodes=out.nodes.astype(old.nodes.dtype),

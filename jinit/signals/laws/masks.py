@@ -9,7 +9,8 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, xp
-from jinit.signals.laws.law import MASK, Law, Root, node_dtype
+from jinit.signals.laws.law import Law, node_dtype
+from jinit.signals.laws.roots import MASK, Root
 
 # What is this low stands for minus infinity, as in `where(mask, scores, -1e9)`: softmax makes nothing of it.
 LOW = -5e3

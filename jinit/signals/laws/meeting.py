@@ -27,7 +27,7 @@ class Contraction:
       squares: mean square of that number.
       shared: for the tap of a window, the place it moves with and how many taps meet entries at both of two
         places, on average.
-      meets: for the tap of a window, whether it meets an entry, `[place, tap]`.
+      entries: for the tap of a window, which entry it meets, or -1 for padding or a hole: `[place, tap]`.
     """
 
     axes: tuple[Sequence[Axes], Sequence[Axes]]
@@ -36,14 +36,14 @@ class Contraction:
     counts: Mapping[int, float]
     squares: Mapping[int, float]
     shared: Mapping[int, tuple[int, float]] = dataclasses.field(default_factory=dict)
-    meets: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    entries: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def left_out(self, along: Axes) -> float:
         """What of a fixed sum varies where padding leaves taps along these axes out, over that of free terms.
 
         Of `n` terms that sum to zero, `m` add up to `m (1 - m/n)` variances: on average over places.
         """
-        met = (self.squares[k] / (self.counts[k] * m.shape[1]) for k, m in self.meets.items() if k in along)
+        met = (self.squares[k] / (self.counts[k] * m.shape[1]) for k, m in self.entries.items() if k in along)
         return 1 - math.prod(met)
 
     def terms(self, index: int, run: float) -> float:
@@ -51,12 +51,13 @@ class Contraction:
         count = self.counts[index]
         if run <= 1 or count <= 0:
             return count
-        if index not in self.meets:
+        if index not in self.entries:
             return count * min(run, count)
-        at = np.arange(self.meets[index].shape[1])
+        meets = self.entries[index] >= 0
+        at = np.arange(meets.shape[1])
         apart = abs(at[:, None] - at)
         together = at[:, None] // run == at // run if float(run).is_integer() else 1 - apart / run
-        return float(((self.meets[index] @ np.maximum(together, 0)) * self.meets[index]).sum(1).mean())
+        return float(((meets @ np.maximum(together, 0)) * meets).sum(1).mean())
 
 
 def of_dot(eqn: Any) -> Contraction:
@@ -90,22 +91,23 @@ def of_convolution(eqn: Any) -> Contraction:
     maps[0][lhs[1]] = frozenset([channels] + ([out[1]] if grouped else []))
     maps[1][rhs[0]], maps[1][rhs[1]] = frozenset([out[1]]), frozenset([channels])
     counts = {channels: float(kernel[rhs[1]])}
-    squares, shared, meets = {channels: counts[channels] ** 2}, {}, {}
+    squares, shared, entries = {channels: counts[channels] ** 2}, {}, {}
     for k in range(rank - 2):
         tap = channels + 1 + k
         maps[0][lhs[2 + k]], maps[1][rhs[2 + k]] = frozenset([out[2 + k], tap]), frozenset([tap])
-        taps = taps_of(
+        entries[tap] = entries_of(
             signal[lhs[2 + k]], kernel[rhs[2 + k]], shape[out[2 + k]], p["window_strides"][k],
             p["padding"][k], p["lhs_dilation"][k], p["rhs_dilation"][k],
         )  # fmt: skip
-        number, meets[tap] = taps.sum(axis=1), taps
+        taps = (entries[tap] >= 0).astype(float)
+        number = taps.sum(axis=1)
         counts[tap], squares[tap] = float(number.mean()), float((number**2).mean())
         shared[tap] = out[2 + k], float((taps.mean(axis=0) ** 2).sum())
     free = frozenset(i for i in range(rank) if i != lhs[1]), frozenset([rhs[0]])
-    return Contraction((maps[0], maps[1]), free, tuple(shape), counts, squares, shared, meets)
+    return Contraction((maps[0], maps[1]), free, tuple(shape), counts, squares, shared, entries)
 
 
-def taps_of(
+def entries_of(
     size: int,
     window: int,
     places: int,
@@ -114,7 +116,7 @@ def taps_of(
     dilation: int,
     window_dilation: int,
 ) -> np.ndarray:
-    """Whether a tap meets an entry, rather than padding or a hole: `[place, tap]`, zeros and ones."""
+    """Which entry a tap meets, -1 for padding or a hole: `[place, tap]`."""
     at = np.arange(places)[:, None] * stride + np.arange(window)[None] * window_dilation - padding[0]
     meets = (at >= 0) & (at <= (size - 1) * dilation) & (at % dilation == 0)
-    return meets.astype(np.float64)
+    return np.where(meets, at // dilation, -1)

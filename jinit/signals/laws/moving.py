@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
+from jinit.signals.laws import places
 from jinit.signals.laws.align import canonical, levels_of
 from jinit.signals.laws.arrays import is_traced, xp
-from jinit.signals.laws.law import Axes, Law, Root, all_axes, as_float, forget_averages
-from jinit.signals.laws.runs import Reach, moved, runs_of
+from jinit.signals.laws.law import Law, all_axes, as_float, forget_averages
+from jinit.signals.laws.roots import PLACE, Root
+from jinit.signals.laws.runs import Axes, Reach, moved, runs_of
 from jinit.signals.laws.runs import split as split_runs
 from jinit.signals.laws.values import Held, Value
 
@@ -27,7 +28,11 @@ def relabelled(
     """`law` with its roots along other axes; `rename` names roots anew whose entries change places."""
     real = all_axes(shape)
     roots = []
-    for root in law.roots:
+    for old in law.roots:
+        root = places.relabelled(old, axis_map, law.shape, shape) if old.kind == PLACE else old
+        if root.kind == PLACE:
+            roots.append(root)
+            continue
         axes = frozenset().union(*(axis_map[i] for i in root.axes)) & real
         name = rename(root) if rename is not None else root.name
         runs = tuple((k, b) for k, b in moved(root, axis_map, law.shape) if k in real)
@@ -144,15 +149,28 @@ def sliced(law: Law, eqn: Any) -> Law:
     shape = eqn.outvars[0].aval.shape
     p = eqn.params
     tag = ("slice", p["start_indices"], p["limit_indices"], p["strides"])
-    law = without_runs(law, frozenset(i for i, s in enumerate(p["strides"] or ()) if s > 1))
+    strides = p["strides"] or (1,) * len(shape)
+    law = without_runs(law, frozenset(i for i, s in enumerate(strides) if s > 1))
+    cuts = zip(p["start_indices"], p["limit_indices"], strides, strict=True)
+    law = places.picked(law, {i: np.arange(*cut) for i, cut in enumerate(cuts)})
     return rearranged(law, _cut(law.shape, shape), shape, tag)
 
 
 def split(law: Law, eqn: Any) -> list[Law]:
     """`split`."""
-    axes = frozenset([eqn.params["axis"]])
-    sizes = tuple(eqn.params["sizes"])
-    return [rearranged(law, axes, v.aval.shape, ("split", sizes, k)) for k, v in enumerate(eqn.outvars)]
+    axis, sizes = eqn.params["axis"], tuple(eqn.params["sizes"])
+    ends = np.cumsum(sizes)
+    parts = [places.picked(law, {axis: np.arange(end - n, end)}) for end, n in zip(ends, sizes, strict=True)]
+    return [
+        rearranged(part, frozenset([axis]), v.aval.shape, ("split", sizes, k))
+        for k, (part, v) in enumerate(zip(parts, eqn.outvars, strict=True))
+    ]
+
+
+def reversed_along(law: Law, axes: Sequence[int]) -> Law:
+    """`rev`."""
+    law = places.picked(law, {i: np.arange(law.shape[i])[::-1] for i in axes})
+    return rearranged(law, frozenset(axes), law.shape, "rev")
 
 
 def _cut(before: Sequence[int], after: Sequence[int]) -> Axes:
@@ -163,9 +181,13 @@ def tiled(law: Law, reps: Sequence[int], name: Hashable) -> Law:
     """`tile`: the whole again and again, so that an entry is alike to as many as there are copies."""
     shape = [n * r for n, r in zip(law.shape, reps, strict=True)]
     again = frozenset(i for i, r in enumerate(reps) if r > 1)
+    law = places.picked(law, {i: np.tile(np.arange(law.shape[i]), reps[i]) for i in again})
     law = rearranged(forget_averages(law) if again else law, again, shape, name)
     roots = []
     for root in law.roots:
+        if root.kind == PLACE:
+            roots.append(root)
+            continue
         reach = Reach(root.axes, root.runs)
         runs = runs_of({i: reach.run(i) * reps[i] for i in root.axes})
         roots.append(dataclasses.replace(root, runs=runs))
@@ -192,7 +214,7 @@ def gathered(law: Law, eqn: Any, name: Hashable) -> Law:
             (frozenset([place[i]]) if i in place else frozenset()) | (batch if partial else frozenset())
         )
         picked |= {i} if partial else set()
-    law = without_runs(law, frozenset(picked))
+    law = places.as_signals(without_runs(law, frozenset(picked)), picked)
     law = dataclasses.replace(law, fixed_sums=law.sums_left(frozenset(picked)))
     return relabelled(law, axis_map, shape, lambda r: (r.name, name) if r.axes & picked else r.name)
 
@@ -218,7 +240,7 @@ def _is_constant_along(x: Any, axis: int) -> bool:
 
 def repeated(law: Law, axes: Axes) -> Law:
     """`law`, the same along these axes."""
-    law = without_runs(law, axes)
+    law = places.as_signals(without_runs(law, axes), axes)
     roots = tuple(dataclasses.replace(r, axes=r.axes - axes) for r in law.roots)
     return dataclasses.replace(law, roots=roots)
 
@@ -228,9 +250,9 @@ def mixture(
 ) -> Law:
     """Entries of several laws side by side along `axes`, in these shares."""
     linear = any(p.is_linear for p in parts)
-    parts = [forget_averages(as_float(p)) for p in parts]
-    levels = levels_of(*parts)
-    aligned = [canonical(p, levels, name, linear=linear) for p in parts]
+    parts = places.refined([places.as_signals(forget_averages(as_float(p)), axes) for p in parts])
+    levels, at = levels_of(*parts), places.union_of(parts)
+    aligned = [canonical(places.along(p, at), levels, name, linear=linear) for p in parts]
     first = aligned[0]
     share = xp.asarray(shares, xp.real(first.nodes).dtype)
     return dataclasses.replace(
@@ -252,31 +274,17 @@ def concatenated(parts: Sequence[Law], axis: int, shape: Sequence[int], name: Ha
     return mixture(parts, [p.shape[axis] for p in parts], frozenset([axis]), shape, name)
 
 
-def _standing_alone(law: Law, axes: Axes) -> Law:
-    """`law`, different along axes of which it has one entry among copies of another: no two are the same."""
-    roots = tuple(dataclasses.replace(r, axes=r.axes | axes) for r in law.roots)
-    return dataclasses.replace(law, roots=roots)
-
-
 def padded(law: Law, value: Law, eqn: Any, name: Hashable) -> Law:
     """`pad`: entries among copies of one value; negative padding cuts."""
     shape = eqn.outvars[0].aval.shape
-    kept, axes = 1.0, set()
+    indices = {}
     for i, (low, high, interior) in enumerate(eqn.params["padding_config"]):
-        size = law.shape[i]
-        inside = size + min(low, 0) + min(high, 0) if interior == 0 else size
-        kept *= inside / max(shape[i], 1)
-        axes |= {i} if (low, high, interior) != (0, 0, 0) else set()
+        if (low, high, interior) == (0, 0, 0):
+            continue
         law = without_runs(law, frozenset([i])) if interior else law
-    alone = frozenset(i for i in axes if law.shape[i] == 1)
-    law = rearranged(law, frozenset(axes), shape, name)
-    if kept >= 1.0:
-        return law
-    law = _standing_alone(law, alone)
-    roots = law.roots
-    share = xp.asarray([kept, 1 - kept], jnp.float32)
-    nodes = xp.stack([law.nodes, xp.broadcast_to(value.nodes.reshape(()), law.nodes.shape)])
-    part = Root((name, "pad"), frozenset(axes) & all_axes(shape))
-    return dataclasses.replace(
-        law, nodes=nodes, weights=(share, *law.weights), roots=(part, *roots), is_normal=False
-    )
+        at = np.arange(-low, law.shape[i] + (law.shape[i] - 1) * interior + high)
+        inside = (at >= 0) & (at % (interior + 1) == 0) & (at // (interior + 1) < law.shape[i])
+        indices[i] = np.where(inside, at // (interior + 1), -1)
+    one = xp.asarray(value.nodes.reshape(-1)[0], law.nodes.dtype)
+    law = places.picked(law, indices, one)
+    return rearranged(law, frozenset(indices), shape, name)

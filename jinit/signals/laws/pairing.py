@@ -12,7 +12,8 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws.align import level_of, levels_of
 from jinit.signals.laws.arrays import pick, xp
-from jinit.signals.laws.law import COTANGENT, Law, Root
+from jinit.signals.laws.law import Law
+from jinit.signals.laws.roots import COTANGENT, PLACE, Root
 
 # Points for each level when several roots are paired.
 POINTS = {0: (), 1: (1024,), 2: (128, 512), 3: (24, 32, 256), 4: (8, 12, 16, 128)}
@@ -24,9 +25,9 @@ def paired(laws: Sequence[Law], roots: Sequence[Root], name: Hashable) -> list[L
     """The laws on one new root for each level, whose points pair the nodes of all roots of that level.
 
     Points of a low-discrepancy sequence, as in Kronecker's: the first root runs through its nodes in order,
-    the next ones in steps of irrational numbers. Gradients and averages stay on roots of their own.
+    the next ones in steps of irrational numbers. Gradients, averages and places stay on roots of their own.
     """
-    free = [r for r in roots if r.kind != COTANGENT and not r.average]
+    free = [r for r in roots if r.kind not in (COTANGENT, PLACE) and not r.average]
     levels = levels_of(*laws, among=free)
     weights = {r: w for law in laws for r, w in zip(law.roots, law.weights, strict=True)}
     index: dict[Root, tuple[int, Array]] = {}

@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jinit._typing import Array
+from jinit.signals.laws import places
 from jinit.signals.laws.align import (
     LevelMoments,
     Levels,
@@ -22,8 +23,9 @@ from jinit.signals.laws.align import (
 )
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.coarse import as_coarse, coarser
-from jinit.signals.laws.law import COTANGENT, MASK, Law, Root, forget_averages, node_dtype
+from jinit.signals.laws.law import Law, forget_averages, node_dtype
 from jinit.signals.laws.pairing import paired
+from jinit.signals.laws.roots import COTANGENT, MASK, PLACE, Root
 
 # The largest grid to work on. Kept small for another reason, too: programs compiled by XLA for CPU (jaxlib
 # 0.10.2) were seen to crash on grids of seven axes and 2**19 nodes or more.
@@ -52,15 +54,14 @@ def pointwise(
     """
     shape = outs[0].shape
     laws = [forget_averages(x) if x.size < math.prod(shape) else x for x in laws]
-    laws = as_coarse(laws)
+    laws = places.refined(as_coarse(laws))
     if any(map(_has_mask, laws)) and grid_of(laws) > TIDY:
         laws = [narrowed(x) for x in laws]
     exact = _exact(kind, laws)
-    apart = len(laws) == 2 and not set(laws[0].roots) & set(laws[1].roots)
-    normals = all(x.is_normal and not x.is_linear and x.roots for x in laws)
-    if exact and kind != "mul" and apart and normals:
-        levels = levels_of(*laws)
-        return [normal_sum(exact(levels), levels, shape, outs[0].dtype, name)]
+    normals = all(x.is_normal and not x.is_linear and places.others(x) for x in laws)
+    if exact and kind != "mul" and _apart(laws) and normals:
+        levels, at = levels_of(*laws), places.weights_of(laws)
+        return [normal_sum(exact(levels, tuple(at)), levels, shape, outs[0].dtype, name, at)]
     if grid_of(laws) > LIMIT and any(x.is_linear for x in laws):
         laws = [_alone(x) for x in laws]
     few = LIMIT if any(x.is_linear for x in laws) else LAYER
@@ -71,7 +72,7 @@ def pointwise(
     results = _run(function, paired(laws, union(laws), name), outs)
     levels = levels_of(*results)
     return [
-        canonical(r, levels, (name, i), exact(levels) if exact else None)
+        canonical(r, levels, (name, i), exact(levels, places.union_of([r])) if exact else None)
         if jnp.issubdtype(r.nodes.dtype, jnp.floating) else r
         for i, r in enumerate(results)
     ]  # fmt: skip
@@ -87,7 +88,7 @@ def narrowed(law: Law) -> Law:
         return law
     levels = levels_of(law)
     sizes = NARROW[len(levels)]
-    wide = law.nodes.size > math.prod(sizes)
+    wide = grid_of([law]) > math.prod(sizes)
     return canonical(law, levels, (law.origin, "narrow"), sizes=sizes) if wide else law
 
 
@@ -101,7 +102,7 @@ def _tidied(law: Law, name: Hashable) -> Law:
     if sum(r.kind == COTANGENT for r in law.roots) > MOST_COTANGENTS:
         return fewer_cotangents(law, name)
     levels = levels_of(law)
-    many = law.nodes.size > TIDY and len(law.roots) > len(levels) and not _has_mask(law)
+    many = grid_of([law]) > TIDY and len(places.others(law)) > len(levels) and not _has_mask(law)
     if not many or law.is_linear or not jnp.issubdtype(law.nodes.dtype, jnp.floating):
         return law
     return canonical(law, levels, name)
@@ -126,8 +127,9 @@ def weights_of(laws: Sequence[Law], roots: Sequence[Root]) -> tuple[Array, ...]:
 
 
 def grid_of(laws: Sequence[Law]) -> int:
-    """The number of nodes that these laws have together."""
-    return math.prod(w.size for w in weights_of(laws, union(laws)))
+    """The number of nodes that these laws have together, at each place."""
+    roots = [r for r in union(laws) if r.kind != PLACE]
+    return math.prod(w.size for w in weights_of(laws, roots))
 
 
 def _run(function: Any, laws: Sequence[Law], outs: Sequence[Any]) -> list[Law]:
@@ -146,18 +148,23 @@ def _held(x: Array, dtype: Any) -> Array:
     return x.astype(node_dtype(dtype)) if jnp.issubdtype(dtype, jnp.inexact) else x
 
 
-def _exact(kind: str, laws: Sequence[Law]) -> Callable[[Levels], LevelMoments] | None:
-    """Exact moments of a sum or difference of two laws, or of a product if they share no root."""
+def _apart(laws: Sequence[Law]) -> bool:
+    """Whether two laws, given places, have nothing in common."""
+    return len(laws) == 2 and all(r.kind == PLACE for r in set(laws[0].roots) & set(laws[1].roots))
+
+
+def _exact(kind: str, laws: Sequence[Law]) -> Callable[[Levels, Sequence[Root]], LevelMoments] | None:
+    """Exact moments, at places, of a sum or difference of two laws, or of a product if they share no root."""
     if kind not in ("add", "add_any", "sub", "mul") or len(laws) != 2:
         return None
-    if kind == "mul" and set(laws[0].roots) & set(laws[1].roots):
+    if kind == "mul" and not _apart(laws):
         return None
 
-    def moments(levels: Levels) -> LevelMoments:
-        a, b = (level_moments(x, levels) for x in laws)
+    def moments(levels: Levels, at: Sequence[Root]) -> LevelMoments:
+        a, b = (level_moments(x, levels, at) for x in laws)
         if kind != "mul":
             sign = -1 if kind == "sub" else 1
-            both = zip(a.variances, b.variances, covariances(laws[0], laws[1], levels), strict=True)
+            both = zip(a.variances, b.variances, covariances(laws[0], laws[1], levels, at), strict=True)
             return LevelMoments(a.mean + sign * b.mean, tuple(v + w + 2 * sign * c for v, w, c in both))
         second = [a.mean**2, b.mean**2]
         variances = []

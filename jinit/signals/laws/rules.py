@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
 from jinit.jaxprs.graph import COPIES
-from jinit.signals.laws import moving
+from jinit.signals.laws import moving, places
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.contracting import contract, total
 from jinit.signals.laws.extremes import maximum
 from jinit.signals.laws.holding import unknown
 from jinit.signals.laws.largest import to_the_largest
-from jinit.signals.laws.law import (
-    COTANGENT,
-    Law,
-    Root,
-    all_axes,
-    as_float,
-    average,
-    constant,
-    plus_normal,
-    squared,
-)
-from jinit.signals.laws.meeting import Contraction, of_convolution, of_dot, taps_of
+from jinit.signals.laws.law import Law, all_axes, as_float, average, constant, plus_normal, squared
+from jinit.signals.laws.meeting import Contraction, entries_of, of_convolution, of_dot
 from jinit.signals.laws.moving import relabelled
 from jinit.signals.laws.pointwise import cast, pointwise
+from jinit.signals.laws.roots import COTANGENT, PLACE, Root
 
 Rule = Callable[[Any, list[Law], Hashable], list[Law]]
 
@@ -53,7 +44,7 @@ def _share_summed_roots(a: Law, b: Law, how: Contraction) -> bool:
     def summed(law: Law, side: int) -> set[tuple[Hashable, frozenset[int]]]:
         found = set()
         for r in law.roots:
-            axes = frozenset[int]().union(*(how.axes[side][i] for i in r.axes))
+            axes = frozenset[int]().union(*(how.axes[side][i] for i in r.axes if r.kind != PLACE))
             found |= {(r.name, axes)} if axes & how.counts.keys() else set()
         return found
 
@@ -98,7 +89,8 @@ def _psum(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
 
 
 def _reduce_max(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
-    axes, law = frozenset(eqn.params["axes"]), laws[0]
+    axes = frozenset(eqn.params["axes"])
+    law = places.as_signals(laws[0], axes)
     varying = frozenset().union(*(r.axes & axes for r in law.roots))
     shape = [1 if i in axes else n for i, n in enumerate(law.shape)]
     count = math.prod(law.shape[i] for i in varying)
@@ -112,24 +104,46 @@ def _reduce_min(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
     return [dataclasses.replace(largest, nodes=-largest.nodes)]
 
 
-def _windows(eqn: Any) -> dict[int, float]:
-    """Mean number of entries in the window, along each axis that has one."""
+def _windows(eqn: Any) -> dict[int, np.ndarray]:
+    """Which entries a window has, -1 for those of padding, along each axis that changes: `[place, tap]`."""
     p = eqn.params
     before, after = eqn.invars[-1].aval.shape, eqn.outvars[0].aval.shape
     if eqn.primitive.name == "select_and_scatter_add":
         before, after = after, eqn.invars[0].aval.shape
     ones = (1,) * len(before)
-    counts = {}
+    found = {}
     for i, window in enumerate(p["window_dimensions"]):
-        if window > 1:
-            dilations = p.get("base_dilation", ones)[i], p.get("window_dilation", ones)[i]
-            taps = taps_of(before[i], window, after[i], p["window_strides"][i], p["padding"][i], *dilations)
-            counts[i] = float(taps.sum(axis=1).mean())
-    return counts
+        dilations = p.get("base_dilation", ones)[i], p.get("window_dilation", ones)[i]
+        if window > 1 or before[i] != after[i]:
+            found[i] = entries_of(
+                before[i], window, after[i], p["window_strides"][i], p["padding"][i], *dilations
+            )
+    return found
+
+
+def _counts(windows: dict[int, np.ndarray]) -> dict[int, float]:
+    """Mean number of entries in the window, along each axis that has one."""
+    return {i: float((x >= 0).sum(axis=1).mean()) for i, x in windows.items() if x.shape[1] > 1}
+
+
+def _at_windows(law: Law, windows: dict[int, np.ndarray]) -> Law:
+    """The law of entries, by place of a window: its neighbours are taken to be like that in its middle."""
+    return places.picked(law, {i: _middles(row[row >= 0] for row in x) for i, x in windows.items()})
+
+
+def _at_entries(law: Law, windows: dict[int, np.ndarray], shape: tuple[int, ...]) -> Law:
+    """The law of windows, by place of an entry: that of the middle one of those which have it."""
+    seen = {i: [np.nonzero((x == k).any(axis=1))[0] for k in range(shape[i])] for i, x in windows.items()}
+    return places.picked(law, {i: _middles(x) for i, x in seen.items()})
+
+
+def _middles(rows: Iterable[np.ndarray]) -> np.ndarray:
+    return np.asarray([row[len(row) // 2] if row.size else 0 for row in rows])
 
 
 def _window_sum(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
-    law, counts = as_float(laws[0]), _windows(eqn)
+    windows = _windows(eqn)
+    law, counts = _at_windows(as_float(laws[0]), windows), _counts(windows)
     strided = frozenset(
         i for i, (m, n) in enumerate(zip(law.shape, eqn.outvars[0].aval.shape, strict=True)) if m != n
     )
@@ -141,24 +155,25 @@ def _window_sum(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
 
 
 def _window_max(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
-    law, counts = laws[0], _windows(eqn)
-    varying = frozenset().union(*(r.axes for r in law.roots)) & frozenset(counts)
+    windows = _windows(eqn)
+    law, counts = _at_windows(laws[0], windows), _counts(windows)
+    varying = frozenset().union(*(r.axes for r in law.roots if r.kind != PLACE)) & frozenset(counts)
     count = math.prod(counts[i] for i in varying)
     return [maximum(law, frozenset(counts), name, eqn.outvars[0].aval.shape, count, final=True)]  # type: ignore[arg-type]
 
 
 def _scatter_to_largest(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
     """The gradient of a maximum over windows."""
-    gradient, operand = as_float(laws[0]), laws[1]
-    counts, shape = _windows(eqn), eqn.outvars[0].aval.shape
-    windows = math.prod(gradient.shape) * math.prod(counts.values()) / math.prod(shape)
+    windows, shape = _windows(eqn), eqn.outvars[0].aval.shape
+    gradient, operand, counts = _at_entries(as_float(laws[0]), windows, shape), laws[1], _counts(windows)
+    often = math.prod(gradient.shape) * math.prod(counts.values()) / math.prod(shape)
     steps = {i: (eqn.params["window_strides"][i], gradient.shape[i]) for i in counts}
-    return [to_the_largest(operand, gradient, counts, windows, shape, name, steps)]
+    return [to_the_largest(operand, gradient, counts, often, shape, name, steps)]
 
 
 def _scatter_add(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
     """Rows added up by index: each gets as many as come on average."""
-    start, updates = as_float(laws[0]), as_float(laws[-1])
+    start, updates = (places.as_signals(as_float(x)) for x in (laws[0], laws[-1]))
     window = frozenset(eqn.params["dimension_numbers"].update_window_dims)
     picks = frozenset(range(len(updates.shape))) - window
     shape = eqn.outvars[0].aval.shape
@@ -209,7 +224,7 @@ RULES: dict[str, Rule] = {
     "slice": lambda e, x, n: [moving.sliced(x[0], e)],
     "split": lambda e, x, n: moving.split(x[0], e),
     "tile": lambda e, x, n: [moving.tiled(x[0], e.params["reps"], n)],
-    "rev": lambda e, x, n: [moving.rearranged(x[0], frozenset(e.params["dimensions"]), x[0].shape, "rev")],
+    "rev": lambda e, x, n: [moving.reversed_along(x[0], e.params["dimensions"])],
     "dynamic_slice": lambda e, x, n: [moving.dynamically_sliced(x[0], e.outvars[0].aval.shape, n)],
     "dynamic_update_slice": _update_slice,
     "gather": lambda e, x, n: [moving.gathered(x[0], e, n)],

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit._typing import Array
+from jinit.signals.laws import places
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.contracting import normal_sum_of
-from jinit.signals.laws.law import Axes, Law, Root, average, constant, spread_by_axes, squared
+from jinit.signals.laws.law import Axes, Law, average, constant, spread_by_axes, squared
+from jinit.signals.laws.roots import Root
 from jinit.signals.laws.runs import Reach
 
 # Times of the Laplace transform, in units of one over the sum of a row. In the logarithm of time the
@@ -98,6 +100,7 @@ def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
     variance is multiplied by `p² ((1 - p)² + Σ p²)`, where the sum is over the others. They add up to
     `1 - p`, so their sum of squares is taken as proportional to `(1 - p)²`, with the mean that it has.
     """
+    p, cotangent = places.as_signals(p), places.as_signals(cotangent)
     varying = [i for i, r in enumerate(p.roots) if r.axes & axes]
     count = xp.asarray(_count(p, axes), p.nodes.dtype)
     unmasked = (p.nodes > 1e-6 / count).astype(p.nodes.dtype)

@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit._typing import Array
+from jinit.signals.laws import places
 from jinit.signals.laws.arrays import at_hand, is_traced, xp
-from jinit.signals.laws.law import Axes, Law, Root, all_axes, constant, node_dtype, plus_normal, rule, squared
+from jinit.signals.laws.law import Axes, Law, all_axes, constant, node_dtype, plus_normal, rule, squared
 from jinit.signals.laws.masks import is_masked, middles, of_mask, of_masked
 from jinit.signals.laws.quadrature import gaussian
+from jinit.signals.laws.roots import Root
 
 INPUTS, PARAMS = "inputs", "params"
 STEPS = 32  # of a loop, when its steps come together in one law
@@ -242,6 +244,7 @@ def _of_steps(value: Stacked, name: Hashable) -> Law | Unknown:
         step = inner
     if not isinstance(step, Law):
         return step if isinstance(step, Unknown) else Unknown("it is an array made in a loop")
+    step = places.as_signals(step)
     picked = np.unique(np.linspace(0, value.length - 1, min(value.length, STEPS)).round().astype(int))
     roots = [
         dataclasses.replace(

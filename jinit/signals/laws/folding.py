@@ -1,0 +1,144 @@
+"""Sums over what a contraction sums over, place by place."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jinit._typing import Array
+from jinit.signals.laws import places
+from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.law import Law
+from jinit.signals.laws.meeting import Contraction
+from jinit.signals.laws.roots import PLACE, Root
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """How places of two operands along a summed index become places of the result.
+
+    Attributes:
+      index: the summed index.
+      roots: of the places of either operand, if they differ.
+      matrix: number of terms, by place of the result, of the first operand, and of the second.
+      result: root of the places of the result, if they differ.
+    """
+
+    index: int
+    roots: tuple[Root | None, Root | None]
+    matrix: np.ndarray
+    result: Root | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Folds:
+    """The sums of a contraction over places, and the roots before and after."""
+
+    folds: tuple[Fold, ...]
+    roots: tuple[Root, ...]
+
+    @property
+    def left(self) -> tuple[Root, ...]:
+        """The roots after the sums."""
+        gone = {r for fold in self.folds for r in fold.roots}
+        made = [fold.result for fold in self.folds if fold.result is not None]
+        return (*made, *(r for r in self.roots if r not in gone))
+
+    @property
+    def indices(self) -> frozenset[int]:
+        """The indices that are summed over place by place."""
+        return frozenset(fold.index for fold in self.folds)
+
+    def weights(self, known: dict[Root, Array]) -> tuple[Array, ...]:
+        """Of the roots that are left."""
+        return tuple(known[r] if r in known else r.places.weights() for r in self.left)  # type: ignore[union-attr]
+
+    def summed(self, x: Array, still: frozenset[int]) -> Array:
+        """`x`, on a grid of the roots, summed; twice along indices that it stays the same along.
+
+        What is the same for `n` terms adds up to `n²` times its variance.
+        """
+        roots = list(self.roots)
+        for fold in reversed(self.folds):
+            m = fold.matrix
+            m = m * m.sum((1, 2), keepdims=True) if fold.index in still else m
+            for side in (1, 0):
+                root = fold.roots[side]
+                if root is None:
+                    x = x[..., None] if side else x[..., None, :]
+                else:
+                    x = xp.moveaxis(x, roots.index(root), x.ndim - 1 if side else x.ndim - 2)
+                    roots.remove(root)
+            x = xp.einsum("...ab,oab->o...", x, xp.asarray(m, x.dtype))
+            if fold.result is None:
+                x = xp.squeeze(x, 0)
+            else:
+                roots.insert(0, fold.result)
+        return x
+
+
+def folds_of(laws: Sequence[Law], how: Contraction, roots: tuple[Root, ...]) -> Folds:
+    """The sums over places in the contraction of two laws, relabelled by `meeting_places`."""
+    folds = []
+    for k in sorted(how.counts):
+        ours = [
+            next((r for r in law.roots if r.name == _name(side, k)), None) for side, law in enumerate(laws)
+        ]
+        if k in how.entries:
+            folds.append(_of_window(k, (ours[0], ours[1]), how))
+        elif any(r is not None for r in ours):
+            size = next(len(r.places.of) for r in ours if r is not None and r.places)
+            matrix = _terms(np.arange(size)[None], ours[0], ours[1])
+            folds.append(Fold(k, (ours[0], ours[1]), matrix, None))
+    return Folds(tuple(f for f in folds if f is not None), roots)
+
+
+def _name(side: int, index: int) -> Any:
+    return (PLACE, side, index)
+
+
+def meeting_places(before: Law, after: Law, side: int, how: Contraction) -> Law:
+    """`after`, which is `before` along the joint indices, with places along what is summed."""
+    roots = []
+    for old, new in zip(before.roots, after.roots, strict=True):
+        root = new
+        if old.kind == PLACE:
+            (axis,) = old.axes
+            to = how.axes[side][axis]
+            summed = to & how.counts.keys()
+            if len(summed) == 1 and (len(to) == 1 or summed & how.entries.keys()):
+                root = dataclasses.replace(old, name=_name(side, min(summed)), axes=to)
+        roots.append(root)
+    return dataclasses.replace(after, roots=tuple(roots))
+
+
+def _of_window(index: int, ours: tuple[Root | None, Root | None], how: Contraction) -> Fold | None:
+    """Places along an axis that a window slides along: those alike in the number of paths as one."""
+    entries = how.entries[index]
+    axis, _ = how.shared[index]
+    known = any(r is not None for r in ours)
+    number = (entries >= 0).sum(axis=1)
+    if not known and (how.shape[axis] < 2 or (number == number[0]).all()):
+        return None
+    terms = _terms(entries, *ours)
+    a, b = (np.asarray(r.places.paths if r is not None and r.places else (1.0,)) for r in ours)
+    found = places.by_paths(np.einsum("oab,a,b->o", terms, a, b), places.MOST.get(len(how.entries), 2))
+    of = np.asarray(found.of)
+    matrix = np.stack([terms[of == k].mean(axis=0) for k in range(len(found.paths))])
+    if len(found.paths) == 1:
+        return Fold(index, ours, matrix, None)
+    return Fold(index, ours, matrix, Root(PLACE, frozenset([axis]), PLACE, places=found))
+
+
+def _terms(entries: np.ndarray, a: Root | None, b: Root | None) -> np.ndarray:
+    """How many terms there are for each row of `entries`, by place of either operand."""
+    of_a = np.asarray(a.places.of)[entries] if a is not None and a.places else np.zeros_like(entries)
+    of_b = np.asarray(b.places.of) if b is not None and b.places else np.zeros(entries.shape[1], int)
+    sizes = [len(r.places.paths) if r is not None and r.places else 1 for r in (a, b)]
+    terms = np.zeros((entries.shape[0], *sizes))
+    rows, columns = np.nonzero(entries >= 0)
+    np.add.at(terms, (rows, of_a[rows, columns], of_b[columns]), 1.0)
+    return terms

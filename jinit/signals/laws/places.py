@@ -1,0 +1,179 @@
+"""Where along an axis an entry stands, as a root: what lies at a border of zeros has a law of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jinit._typing import Array
+from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.law import Law
+from jinit.signals.laws.roots import PLACE, SIGNAL, Places, Root
+
+# Classes of places along an axis at most, by the number of axes that windows slide along.
+MOST = {0: 12, 1: 12, 2: 4, 3: 3}
+
+
+# Variance of the number of paths, of mean one, that is let go by taking two classes as one.
+ALIKE = 2e-4
+
+
+def by_paths(paths: np.ndarray, most: int) -> Places:
+    """Places in `most` classes at most, alike in the number of paths.
+
+    Those are put together that let least variance go (Ward, *Hierarchical grouping to optimize an objective
+    function*, 1963).
+    """
+    paths = paths / (paths.mean() or 1)
+    values, of, sizes = np.unique(paths.round(5), return_inverse=True, return_counts=True)
+    groups = [([i], v, n) for i, (v, n) in enumerate(zip(values, sizes, strict=True))]
+    while len(groups) > 1:
+        costs = [(v - u) ** 2 * m * n / (m + n) for (_, u, m), (_, v, n) in zip(groups, groups[1:])]  # noqa: B905, RUF007
+        k = int(np.argmin(costs))
+        if len(groups) <= most and costs[k] > ALIKE * len(paths):
+            break
+        (a, u, m), (b, v, n) = groups[k], groups[k + 1]
+        groups[k : k + 2] = [(a + b, (m * u + n * v) / (m + n), m + n)]
+    group = {i: k for k, (members, _, _) in enumerate(groups) for i in members}
+    return Places(tuple(group[i] for i in of.reshape(-1).tolist()), tuple(float(v) for _, v, _ in groups))
+
+
+def positions(law: Law) -> list[int]:
+    """Where among its roots those of places stand."""
+    return [i for i, r in enumerate(law.roots) if r.kind == PLACE]
+
+
+def others(law: Law) -> list[int]:
+    """Where among its roots all others stand."""
+    return [i for i, r in enumerate(law.roots) if r.kind != PLACE]
+
+
+def union_of(laws: Iterable[Law]) -> tuple[Root, ...]:
+    """The roots of places of several laws, in order of appearance."""
+    return tuple(dict.fromkeys(r for law in laws for r in law.roots if r.kind == PLACE))
+
+
+def weights_of(laws: Iterable[Law]) -> dict[Root, Array]:
+    """The roots of places of several laws, each with its weights."""
+    return {r: r.places.weights() for r in union_of(laws) if r.places is not None}
+
+
+def first(law: Law) -> Law:
+    """The law at the first places."""
+    at, rest = positions(law), others(law)
+    nodes = law.nodes[tuple(0 if i in at else slice(None) for i in range(len(law.roots)))]
+    weights, roots = tuple(law.weights[i] for i in rest), tuple(law.roots[i] for i in rest)
+    return dataclasses.replace(law, nodes=nodes, weights=weights, roots=roots)
+
+
+def at(x: Array, law: Law, roots: Sequence[Root]) -> Array:
+    """`x`, of one entry along all roots of a law but those of places, with an axis for each of `roots`."""
+    order = [law.roots.index(r) for r in roots if r in law.roots]
+    rest = [i for i in range(len(law.roots)) if i not in order]
+    sizes = [x.shape[law.roots.index(r)] if r in law.roots else 1 for r in roots]
+    return xp.transpose(x, [*order, *rest]).reshape(sizes)
+
+
+def as_signal(root: Root) -> Root:
+    """The root, taken as random along its axes like any other."""
+    if root.kind != PLACE:
+        return root
+    return dataclasses.replace(root, name=(root.name, root.axes, root.places), kind=SIGNAL, places=None)
+
+
+def as_signals(law: Law, axes: Iterable[int] | None = None) -> Law:
+    """`law`, of which places along these axes, all by default, count as random."""
+    wanted = None if axes is None else frozenset(axes)
+    roots = tuple(as_signal(r) if wanted is None or r.axes & wanted else r for r in law.roots)
+    return law if roots == law.roots else dataclasses.replace(law, roots=roots, is_normal=False)
+
+
+def relabelled(
+    root: Root, axis_map: Sequence[frozenset[int]], before: Sequence[int], after: Sequence[int]
+) -> Root:
+    """The root where its axis stands now; random where other axes came to stand there too."""
+    assert root.places is not None
+    (axis,) = root.axes
+    to = axis_map[axis]
+    shared = any(axis_map[i] & to for i, n in enumerate(before) if n > 1 and i != axis)
+    if len(to) != 1 or shared or after[next(iter(to))] != len(root.places.of):
+        return as_signal(root)
+    return dataclasses.replace(root, axes=to)
+
+
+def picked(law: Law, indices: Mapping[int, np.ndarray], value: Any = None, name: Any = PLACE) -> Law:
+    """`law`, of the entries at these indices along each axis; -1 stands for an entry that is `value`.
+
+    The shape of the law is left as it is.
+    """
+    for axis, index in indices.items():
+        i = next((k for k in positions(law) if axis in law.roots[k].axes), None)
+        nodes, weights, roots = law.nodes, list(law.weights), list(law.roots)
+        if i is None:
+            if (index >= 0).all():
+                continue
+            i, nodes, known = len(roots), nodes[..., None], Places((0,) * law.shape[axis], (1.0,))
+            weights.append(None)  # type: ignore[arg-type]
+            roots.append(Root(name, frozenset([axis]), PLACE, places=known))
+        known = roots[i].places
+        assert known is not None
+        classes = np.where(index < 0, len(known.paths), np.asarray(known.of)[index])
+        used, of = np.unique(classes, return_inverse=True)
+        if value is not None:
+            gap = xp.broadcast_to(value, (*nodes.shape[:i], 1, *nodes.shape[i + 1 :])).astype(nodes.dtype)
+            nodes = xp.concatenate([nodes, gap], axis=i)
+        nodes = xp.take(nodes, used, axis=i)
+        left = Places(tuple(of.reshape(-1).tolist()), tuple(np.append(known.paths, 0.0)[used].tolist()))
+        roots[i], weights[i] = dataclasses.replace(roots[i], places=left), left.weights()
+        if len(used) == 1:
+            nodes = xp.squeeze(nodes, i)
+            del roots[i], weights[i]
+        law = dataclasses.replace(law, nodes=nodes, weights=tuple(weights), roots=tuple(roots))
+    return law
+
+
+def refined(laws: Sequence[Law]) -> list[Law]:
+    """The laws, with the same classes of places along the same axes."""
+    known: dict[tuple[Any, frozenset[int]], dict[Places, None]] = {}
+    for root in union_of(laws):
+        assert root.places is not None
+        known.setdefault((root.name, root.axes), {})[root.places] = None
+    finer = {key: _joint(list(found)) for key, found in known.items() if len(found) > 1}
+    return [_refined(law, finer) for law in laws] if finer else list(laws)
+
+
+def _joint(found: Sequence[Places]) -> Places:
+    """Classes of indices that are in the same class of each."""
+    of = np.stack([p.of for p in found])
+    classes, index = np.unique(of, axis=1, return_inverse=True)
+    paths = np.mean([np.asarray(p.paths)[row] for p, row in zip(found, classes, strict=True)], axis=0)
+    return Places(tuple(index.reshape(-1).tolist()), tuple(paths.tolist()))
+
+
+def _refined(law: Law, finer: Mapping[Any, Places]) -> Law:
+    nodes, weights, roots = law.nodes, list(law.weights), list(law.roots)
+    for i in positions(law):
+        before, after = roots[i].places, finer.get((roots[i].name, roots[i].axes))
+        if before is None or after is None or before == after:
+            continue
+        source = dict(zip(after.of, before.of, strict=True))
+        nodes = xp.take(nodes, np.asarray([source[k] for k in range(len(after.paths))]), axis=i)
+        roots[i], weights[i] = dataclasses.replace(roots[i], places=after), after.weights()
+    return dataclasses.replace(law, nodes=nodes, weights=tuple(weights), roots=tuple(roots))
+
+
+def along(law: Law, roots: Sequence[Root]) -> Law:
+    """`law`, with all of these roots of places, also those that it does not depend on, first."""
+    rest = others(law)
+    nodes = xp.transpose(law.nodes, [*(law.roots.index(r) for r in roots if r in law.roots), *rest])
+    sizes = [law.nodes.shape[law.roots.index(r)] if r in law.roots else 1 for r in roots]
+    counts = [len(r.places.paths) for r in roots if r.places]
+    tail = nodes.shape[len(nodes.shape) - len(rest) :]
+    nodes = xp.broadcast_to(nodes.reshape(*sizes, *tail), (*counts, *tail))
+    weights = (*(r.places.weights() for r in roots if r.places), *(law.weights[i] for i in rest))
+    return dataclasses.replace(
+        law, nodes=nodes, weights=weights, roots=(*roots, *(law.roots[i] for i in rest))
+    )

@@ -1,0 +1,57 @@
+"""What the entries of an array are functions of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+
+import numpy as np
+
+from jinit._typing import Array
+from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.runs import Axes, Runs
+
+SIGNAL, WEIGHT, COTANGENT, MASK, PLACE = "signal", "weight", "cotangent", "mask", "place"
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Indices along an axis, in classes of the same law.
+
+    Attributes:
+      of: the class of each index.
+      paths: of each class, how many ways lead there from entries of the inputs, over their mean. Classes
+        alike in it are put together when there are too many.
+    """
+
+    of: tuple[int, ...]
+    paths: tuple[float, ...]
+
+    def weights(self) -> Array:
+        """The share of each class."""
+        counts = np.bincount(self.of, minlength=len(self.paths))
+        return xp.asarray(counts / len(self.of), np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Root:
+    """An independent source of randomness.
+
+    Attributes:
+      name: equal names and axes mean the same random variables.
+      axes: axes of the array along which fresh independent copies stand; it is constant along the others.
+      kind: SIGNAL; WEIGHT, of a parameter; or COTANGENT, of which only two moments matter, since gradients
+        are linear in it; MASK, of which entries count, kept apart from the others while grids allow it; or
+        PLACE, not random, but where along its one axis an entry stands.
+      average: whether it is what is left of an average over entries, to be forgotten where the average
+        is broadcast back to what it was taken over.
+      runs: of axes along which the copies come in runs, to how many entries one is alike (`Reach`).
+      places: of a PLACE, which index is of which node.
+    """
+
+    name: Hashable
+    axes: Axes
+    kind: str = SIGNAL
+    average: bool = False
+    runs: Runs = ()
+    places: Places | None = None
