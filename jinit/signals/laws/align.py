@@ -32,7 +32,7 @@ from jinit.signals.laws.runs import Reach, Runs, summed
 Levels = tuple[Axes, ...]
 
 # Nodes for each level of the standard form, by the number of levels; the last level is an entry's own.
-SIZES = {0: (), 1: (128,), 2: (64, 256), 3: (12, 16, 64), 4: (4, 12, 6, 48)}
+SIZES = {0: (), 1: (256,), 2: (64, 256), 3: (12, 16, 64), 4: (4, 12, 6, 48)}
 # The same where places differ.
 PLACED = {0: (), 1: (128,), 2: (16, 128), 3: (8, 8, 48), 4: (4, 6, 4, 32)}
 MOST = 4

@@ -9,11 +9,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.align import SIZES, levels_by_variance, sizes_of
-from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.folding import Folds, folds_of, meeting_places
 from jinit.signals.laws.law import (
     Axes,
@@ -31,6 +32,9 @@ from jinit.signals.laws.pointwise import LAYER, LIMIT, TIDY, grid_of, narrowed, 
 from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, alike_in, runs_of, together
 from jinit.signals.laws.runs import summed as summed_reach
+
+# Of variances: so much less than another is a rounding error.
+NOTHING = 1e-12
 
 
 def contract(
@@ -180,6 +184,7 @@ def normal_sum_of(
     mean: Law, spreads: dict[Reach, Array], name: Hashable, *, linear: bool, common: bool = False
 ) -> Law:
     """`mean` plus a normal for each set of axes."""
+    spreads = _without_nothing(spreads)
     levels = levels_by_variance(_by_axes(spreads), mean.shape, common=common)
     mean = dataclasses.replace(mean, is_normal=not places.others(mean))
     sizes = _sizes_beside(mean, len(levels))
@@ -199,6 +204,14 @@ def normal_sum_of(
         runs = summed_reach(parts, axes, mean.shape).runs
         out = plus_normal(out, variance, Root((name, i), axes, kind, runs=runs), sizes[i])
     return out
+
+
+def _without_nothing(spreads: dict[Reach, Array]) -> dict[Reach, Array]:
+    """The variances but those that are rounding errors, if they are known."""
+    if any(map(is_traced, spreads.values())):
+        return spreads
+    least = NOTHING * max((float(np.max(v)) for v in spreads.values()), default=0.0)
+    return {reach: v for reach, v in spreads.items() if not float(np.max(v)) <= least} or spreads
 
 
 def _by_axes(spreads: Mapping[Reach, Array]) -> dict[Axes, Array]:

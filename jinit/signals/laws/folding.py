@@ -11,7 +11,7 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import xp
-from jinit.signals.laws.law import Law
+from jinit.signals.laws.law import Law, squared
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.roots import PLACE, Root
 
@@ -57,14 +57,13 @@ class Folds:
         return tuple(known[r] if r in known else r.places.weights() for r in self.left)  # type: ignore[union-attr]
 
     def summed(self, x: Array, still: frozenset[int]) -> Array:
-        """`x`, on a grid of the roots, summed; twice along indices that it stays the same along.
+        """`x`, on a grid of the roots, summed; of variances, the square of the sum of roots along `still`.
 
         What is the same for `n` terms adds up to `n²` times its variance.
         """
         roots = list(self.roots)
-        for fold in reversed(self.folds):
-            m = fold.matrix
-            m = m * m.sum((1, 2), keepdims=True) if fold.index in still else m
+        for fold in sorted(self.folds, key=lambda fold: fold.index not in still):
+            x = xp.sqrt(x) if fold.index in still else x
             for side in (1, 0):
                 root = fold.roots[side]
                 if root is None:
@@ -72,12 +71,13 @@ class Folds:
                 else:
                     x = xp.moveaxis(x, roots.index(root), x.ndim - 1 if side else x.ndim - 2)
                     roots.remove(root)
-            x = xp.einsum("...ab,oab->o...", x, xp.asarray(m, x.dtype))
+            x = xp.einsum("...ab,oab->o...", x, xp.asarray(fold.matrix, x.dtype))
+            x = squared(x) if fold.index in still else x
             if fold.result is None:
                 x = xp.squeeze(x, 0)
             else:
                 roots.insert(0, fold.result)
-        return x
+        return xp.transpose(x, [roots.index(r) for r in self.left])
 
 
 def folds_of(laws: Sequence[Law], how: Contraction, roots: tuple[Root, ...]) -> Folds:
@@ -124,8 +124,9 @@ def _of_window(index: int, ours: tuple[Root | None, Root | None], how: Contracti
     if not known and (how.shape[axis] < 2 or (number == number[0]).all()):
         return None
     terms = _terms(entries, *ours)
-    a, b = (np.asarray(r.places.paths if r is not None and r.places else (1.0,)) for r in ours)
-    found = places.by_paths(np.einsum("oab,a,b->o", terms, a, b), places.MOST.get(len(how.entries), 2))
+    a, b = (np.asarray(r.places.paths if r is not None and r.places else ((1.0,),)) for r in ours)
+    paths = np.concatenate([np.einsum("oab,an->on", terms, a), np.einsum("oab,bn->on", terms, b)], axis=1)
+    found = places.by_paths(paths, places.MOST.get(len(how.entries), 2))
     of = np.asarray(found.of)
     matrix = np.stack([terms[of == k].mean(axis=0) for k in range(len(found.paths))])
     if len(found.paths) == 1:

@@ -38,7 +38,9 @@ def relabelled(
         runs = tuple((k, b) for k, b in moved(root, axis_map, law.shape) if k in real)
         roots.append(dataclasses.replace(root, name=name, axes=axes, runs=runs))
     fixed = frozenset(_moved(axes, axis_map) & real for axes in law.fixed_sums) - {frozenset()}
-    return dataclasses.replace(law, roots=tuple(roots), shape=tuple(shape), fixed_sums=fixed)
+    same = all(new.name == old.name for new, old in zip(roots, law.roots, strict=True))
+    origin = law.origin if same else None  # other variables, though of the same law
+    return dataclasses.replace(law, roots=tuple(roots), shape=tuple(shape), fixed_sums=fixed, origin=origin)
 
 
 def _moved(axes: Axes, axis_map: AxisMap) -> Axes:
@@ -274,6 +276,12 @@ def concatenated(parts: Sequence[Law], axis: int, shape: Sequence[int], name: Ha
     return mixture(parts, [p.shape[axis] for p in parts], frozenset([axis]), shape, name)
 
 
+def _standing_alone(law: Law, axes: Axes) -> Law:
+    """`law`, different along axes of which it has one entry among copies of another: no two are the same."""
+    roots = tuple(dataclasses.replace(r, axes=r.axes | axes) if r.kind != PLACE else r for r in law.roots)
+    return dataclasses.replace(law, roots=roots)
+
+
 def padded(law: Law, value: Law, eqn: Any, name: Hashable) -> Law:
     """`pad`: entries among copies of one value; negative padding cuts."""
     shape = eqn.outvars[0].aval.shape
@@ -286,5 +294,6 @@ def padded(law: Law, value: Law, eqn: Any, name: Hashable) -> Law:
         inside = (at >= 0) & (at % (interior + 1) == 0) & (at // (interior + 1) < law.shape[i])
         indices[i] = np.where(inside, at // (interior + 1), -1)
     one = xp.asarray(value.nodes.reshape(-1)[0], law.nodes.dtype)
-    law = places.picked(law, indices, one)
+    alone = frozenset(i for i in indices if law.shape[i] == 1)
+    law = places.picked(_standing_alone(law, alone), indices, one)
     return rearranged(law, frozenset(indices), shape, name)

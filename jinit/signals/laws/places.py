@@ -17,28 +17,33 @@ from jinit.signals.laws.roots import PLACE, SIGNAL, Places, Root
 MOST = {0: 12, 1: 12, 2: 4, 3: 3}
 
 
-# Variance of the number of paths, of mean one, that is let go by taking two classes as one.
+# Variance of the numbers of paths, of mean one, that is let go by taking two classes as one.
 ALIKE = 2e-4
+# Numbers by which classes are told apart at most.
+NUMBERS = 4
 
 
 def by_paths(paths: np.ndarray, most: int) -> Places:
-    """Places in `most` classes at most, alike in the number of paths.
+    """Places in `most` classes at most, alike in the numbers of paths: `[place, number]`.
 
     Those are put together that let least variance go (Ward, *Hierarchical grouping to optimize an objective
     function*, 1963).
     """
-    paths = paths / (paths.mean() or 1)
-    values, of, sizes = np.unique(paths.round(5), return_inverse=True, return_counts=True)
-    groups = [([i], v, n) for i, (v, n) in enumerate(zip(values, sizes, strict=True))]
-    while len(groups) > 1:
-        costs = [(v - u) ** 2 * m * n / (m + n) for (_, u, m), (_, v, n) in zip(groups, groups[1:])]  # noqa: B905, RUF007
-        k = int(np.argmin(costs))
-        if len(groups) <= most and costs[k] > ALIKE * len(paths):
+    mean = paths.mean(axis=0)
+    relative = np.unique((paths / np.where(mean > 0, mean, 1)).round(5), axis=1)[:, :NUMBERS]
+    values, of, sizes = np.unique(relative, axis=0, return_inverse=True, return_counts=True)
+    group = np.arange(len(values))
+    while len(values) > 1:
+        costs = ((values[:, None] - values) ** 2).sum(-1) / (1 / sizes[:, None] + 1 / sizes)
+        np.fill_diagonal(costs, np.inf)
+        i, k = sorted(np.unravel_index(np.argmin(costs), costs.shape))
+        if len(values) <= most and costs[i, k] > ALIKE * len(paths):
             break
-        (a, u, m), (b, v, n) = groups[k], groups[k + 1]
-        groups[k : k + 2] = [(a + b, (m * u + n * v) / (m + n), m + n)]
-    group = {i: k for k, (members, _, _) in enumerate(groups) for i in members}
-    return Places(tuple(group[i] for i in of.reshape(-1).tolist()), tuple(float(v) for _, v, _ in groups))
+        values[i] = np.average(values[[i, k]], axis=0, weights=sizes[[i, k]])
+        sizes[i] += sizes[k]
+        group = np.where(group == k, i, group - (group > k))
+        values, sizes = np.delete(values, k, 0), np.delete(sizes, k)
+    return Places(tuple(group[of.reshape(-1)].tolist()), tuple(map(tuple, values.tolist())))
 
 
 def positions(law: Law) -> list[int]:
@@ -115,18 +120,20 @@ def picked(law: Law, indices: Mapping[int, np.ndarray], value: Any = None, name:
         if i is None:
             if (index >= 0).all():
                 continue
-            i, nodes, known = len(roots), nodes[..., None], Places((0,) * law.shape[axis], (1.0,))
+            i, nodes, known = len(roots), nodes[..., None], Places((0,) * law.shape[axis], ((1.0,),))
             weights.append(None)  # type: ignore[arg-type]
             roots.append(Root(name, frozenset([axis]), PLACE, places=known))
         known = roots[i].places
         assert known is not None
-        classes = np.where(index < 0, len(known.paths), np.asarray(known.of)[index])
+        gap = len(known.paths)
+        classes = np.asarray([*known.of, gap])[np.where(index < 0, len(known.of), index)]
         used, of = np.unique(classes, return_inverse=True)
         if value is not None:
-            gap = xp.broadcast_to(value, (*nodes.shape[:i], 1, *nodes.shape[i + 1 :])).astype(nodes.dtype)
-            nodes = xp.concatenate([nodes, gap], axis=i)
+            empty = xp.broadcast_to(value, (*nodes.shape[:i], 1, *nodes.shape[i + 1 :])).astype(nodes.dtype)
+            nodes = xp.concatenate([nodes, empty], axis=i)
         nodes = xp.take(nodes, used, axis=i)
-        left = Places(tuple(of.reshape(-1).tolist()), tuple(np.append(known.paths, 0.0)[used].tolist()))
+        paths = np.asarray([*known.paths, (0.0,) * len(known.paths[0])])[used]
+        left = Places(tuple(of.reshape(-1).tolist()), tuple(map(tuple, paths.tolist())))
         roots[i], weights[i] = dataclasses.replace(roots[i], places=left), left.weights()
         if len(used) == 1:
             nodes = xp.squeeze(nodes, i)
@@ -147,10 +154,10 @@ def refined(laws: Sequence[Law]) -> list[Law]:
 
 def _joint(found: Sequence[Places]) -> Places:
     """Classes of indices that are in the same class of each."""
+    paths = np.concatenate([np.asarray(p.paths)[list(p.of)] for p in found], axis=1)
     of = np.stack([p.of for p in found])
-    classes, index = np.unique(of, axis=1, return_inverse=True)
-    paths = np.mean([np.asarray(p.paths)[row] for p, row in zip(found, classes, strict=True)], axis=0)
-    return Places(tuple(index.reshape(-1).tolist()), tuple(paths.tolist()))
+    _, first, index = np.unique(of, axis=1, return_index=True, return_inverse=True)
+    return Places(tuple(index.reshape(-1).tolist()), tuple(map(tuple, paths[first].tolist())))
 
 
 def _refined(law: Law, finer: Mapping[Any, Places]) -> Law:

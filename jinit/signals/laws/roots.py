@@ -20,12 +20,12 @@ class Places:
 
     Attributes:
       of: the class of each index.
-      paths: of each class, how many ways lead there from entries of the inputs, over their mean. Classes
-        alike in it are put together when there are too many.
+      paths: of each class, how many ways lead there from entries of the inputs, over their mean, and from
+        those of the outputs, and whatever else classes differ by. Those alike in all of it are put together.
     """
 
     of: tuple[int, ...]
-    paths: tuple[float, ...]
+    paths: tuple[tuple[float, ...], ...]
 
     def weights(self) -> Array:
         """The share of each class."""
