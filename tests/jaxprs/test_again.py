@@ -91,8 +91,9 @@ def test_half_is_kept_and_nothing_else_changes(name, monkeypatch):
     for a, b in zip(jax.tree.leaves(half), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=0)
     signal = args[2].nbytes
-    assert dear > 1.9 * 22 * signal
-    assert cheap < 1.3 * 24 * signal
+    if jax.default_backend() == "cpu":  # elsewhere XLA keeps less by itself
+        assert dear > 1.9 * 22 * signal
+        assert cheap < 1.3 * 24 * signal
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1.0, -1.0, 1.5, 0.0])
