@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,16 +21,9 @@ from jinit.signals.laws.roots import MASK
 def elementwise(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
     """A function of entries, run on the nodes as it stands."""
     outs = [v.aval for v in eqn.outvars]
-    widest = max((x.nodes.dtype for x in laws if jnp.issubdtype(x.nodes.dtype, jnp.inexact)),
-                 key=lambda d: jnp.finfo(d).bits, default=None)  # fmt: skip
 
     def run(*nodes: Any) -> list[Any]:
-        same = [
-            x.astype(widest) if widest is not None and jnp.issubdtype(x.dtype, jnp.floating)
-            and jnp.issubdtype(widest, jnp.floating) else x
-            for x in nodes
-        ]  # fmt: skip
-        return _run(eqn, same)
+        return on_nodes(eqn, nodes)
 
     kind = eqn.primitive.name
     if kind == "select_n":
@@ -39,6 +32,18 @@ def elementwise(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
         laws = marked(laws)
     fixed = _fixed_sums(kind, laws)
     return [dataclasses.replace(x, fixed_sums=fixed) for x in pointwise(run, laws, outs, name, kind)]
+
+
+def on_nodes(eqn: Any, nodes: Sequence[Any]) -> list[Any]:
+    """The equation on arrays of one shape, those of floating dtypes in the widest of them."""
+    widest = max((x.dtype for x in nodes if jnp.issubdtype(x.dtype, jnp.inexact)),
+                 key=lambda d: jnp.finfo(d).bits, default=None)  # fmt: skip
+    same = [
+        x.astype(widest) if widest is not None and jnp.issubdtype(x.dtype, jnp.floating)
+        and jnp.issubdtype(widest, jnp.floating) else x
+        for x in nodes
+    ]  # fmt: skip
+    return _run(eqn, same)
 
 
 def _run(eqn: Any, nodes: list[Any]) -> list[Any]:

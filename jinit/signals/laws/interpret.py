@@ -14,7 +14,8 @@ from jinit._compat import Literal, opened, source_of
 from jinit._errors import message
 from jinit.jaxprs.dataflow import CONTRACTIONS
 from jinit.jaxprs.elementwise import is_elementwise
-from jinit.signals.laws import moving
+from jinit.jaxprs.graph import COPIES
+from jinit.signals.laws import joint, moving
 from jinit.signals.laws.arrays import near, xp
 from jinit.signals.laws.elementwise import elementwise
 from jinit.signals.laws.holding import run_held, unknown
@@ -67,8 +68,15 @@ class Interpreter:
             aval: Any = atom.aval
             return held(np.asarray(atom.val, aval.dtype))
 
+        makers = joint.Makers()
         for i, eqn in _alive(jaxpr):
-            outs = self.equation(eqn, [read(v) for v in eqn.invars], (*at, i))
+            ins = [read(v) for v in eqn.invars]
+            of_entries = _is_of_entries(eqn, ins)
+            outs: Any = joint.again(eqn, makers, read, (*at, i)) if of_entries else None
+            if outs is None:
+                outs = self.equation(eqn, ins, (*at, i))
+            if of_entries:
+                makers.note(eqn, ins, outs)
             env.update(
                 (v, _made(x, (*at, i, k))) for k, (v, x) in enumerate(zip(eqn.outvars, outs, strict=True))
             )
@@ -143,6 +151,14 @@ def _normal(mean: Any, variance: Any, name: Name, aval: Any, kind: str) -> Law:
     if isinstance(variance, (int, float)) and variance == 0:
         return constant(mean, aval.shape, aval.dtype)
     return normal(mean, variance, name, aval.shape, aval.dtype, kind=kind)
+
+
+def _is_of_entries(eqn: Any, ins: Sequence[Value]) -> bool:
+    """Whether the equation is a function of single entries of laws."""
+    if not any(isinstance(x, Law) for x in ins) or not all(isinstance(x, (Law, Held)) for x in ins):
+        return False
+    kind = eqn.primitive.name
+    return (kind not in RULES or kind in COPIES) and kind != "select_n" and is_elementwise(eqn)
 
 
 def _alive(jaxpr: Any) -> list[tuple[int, Any]]:
