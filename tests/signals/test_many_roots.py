@@ -11,9 +11,9 @@ import pytest
 
 import jinit
 from jinit.signals.laws import softmax
-from jinit.signals.laws.align import levels_of
 from jinit.signals.laws.coarse import coarser
 from jinit.signals.laws.law import constant, normal, plus_normal, two_moments
+from jinit.signals.laws.levels import levels_of
 from jinit.signals.laws.pointwise import pointwise
 from jinit.signals.laws.roots import Root
 from tests.signals.test_predict import gaussian_mean

@@ -13,7 +13,7 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws import places
-from jinit.signals.laws.align import SIZES, levels_by_variance, sizes_of
+from jinit.signals.laws.align import SIZES, sizes_of
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.folding import Folds, folds_of, meeting_places
 from jinit.signals.laws.law import (
@@ -26,6 +26,7 @@ from jinit.signals.laws.law import (
     squared,
     without,
 )
+from jinit.signals.laws.levels import levels_by_variance
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.moving import relabelled
 from jinit.signals.laws.pointwise import LAYER, LIMIT, TIDY, grid_of, narrowed, spread, union, weights_of

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 
 from jinit._typing import Array
 from jinit.signals.laws import places
-from jinit.signals.laws.align import canonical, fewer_cotangents, levels_of
+from jinit.signals.laws.align import canonical, fewer_cotangents
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.extremes import chance_of_being_largest
 from jinit.signals.laws.law import Axes, Law, all_axes, average, constant, plus_normal, squared, without
+from jinit.signals.laws.levels import levels_of
 from jinit.signals.laws.moving import relabelled
 from jinit.signals.laws.pointwise import pointwise
 from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root

@@ -15,10 +15,11 @@ from jax.core import Tracer
 from jinit._compat import opened, scan_arity
 from jinit.jaxprs.graph import called
 from jinit.signals.laws import moving, places
-from jinit.signals.laws.align import canonical, limited
+from jinit.signals.laws.align import canonical
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.holding import run_held, unknown
 from jinit.signals.laws.law import Law, as_float
+from jinit.signals.laws.levels import limited
 from jinit.signals.laws.values import Held, Stacked, Unknown, Value, as_law
 
 Name = Hashable

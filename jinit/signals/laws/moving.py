@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from jinit.signals.laws import places
-from jinit.signals.laws.align import canonical, levels_of
+from jinit.signals.laws.align import canonical
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.law import Law, all_axes, as_float, forget_averages
+from jinit.signals.laws.levels import levels_of
 from jinit.signals.laws.roots import PLACE, Root
 from jinit.signals.laws.runs import Axes, Reach, moved, runs_of
 from jinit.signals.laws.runs import split as split_runs

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit._typing import Array
-from jinit.signals.laws.align import level_of, levels_of
 from jinit.signals.laws.arrays import pick, xp
 from jinit.signals.laws.law import Law
+from jinit.signals.laws.levels import level_of, levels_of
 from jinit.signals.laws.roots import COTANGENT, PLACE, Root
 
 # Points for each level when several roots are paired.

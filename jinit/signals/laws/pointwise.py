@@ -13,17 +13,16 @@ from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.align import (
     LevelMoments,
-    Levels,
     canonical,
     covariances,
     fewer_cotangents,
     level_moments,
-    levels_of,
     normal_sum,
 )
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.coarse import as_coarse, coarser
 from jinit.signals.laws.law import Law, forget_averages, node_dtype
+from jinit.signals.laws.levels import Levels, levels_of
 from jinit.signals.laws.pairing import paired
 from jinit.signals.laws.roots import COTANGENT, MASK, PLACE, Root
 
