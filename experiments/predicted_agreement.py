@@ -3,7 +3,8 @@
     python -m experiments.predicted_agreement [--write docs/predicting.md] [network …]
 
 For every network: `predict` from the variances of its initializers alone, against the mean of `measure` over
-draws of the weights and of the cotangent. A cell holds the smallest and largest ratio over all sites.
+draws of the weights and of the cotangent, all steps of a loop together. A cell holds the smallest and largest
+ratio over all sites.
 """
 
 from __future__ import annotations
@@ -77,6 +78,17 @@ class Normalized(nn.Module):
         return nn.Dense(64)(x.mean((1, 2)) if self.convolutions else x)
 
 
+class Padded(nn.Module):
+    """Convolutions on small maps."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        """Six convolutions with zero padding."""
+        for _ in range(5):
+            x = nn.relu(nn.Conv(128, (3, 3))(x))
+        return nn.Conv(64, (3, 3))(x)
+
+
 class Mixer(nn.Module):
     """MLP-Mixer."""
 
@@ -141,6 +153,15 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "linen: BatchNorm in training, max- and average pooling, zero padding, 64 channels": lambda: linen(
         Convolutional(), normal(16, 16, 16, 8), mutable=["batch_stats"]
     ),
+    "linen: six convolutions with ReLU, zero padding, 8 × 8, 128 channels": lambda: linen(
+        Padded(), normal(16, 8, 8, 32)
+    ),
+    "linen: LSTM of 6 steps, width 128": lambda: linen(
+        nn.Sequential([nn.RNN(nn.LSTMCell(128)), nn.Dense(64)]), normal(16, 6, 128)
+    ),
+    "linen: GRU of 6 steps, width 128": lambda: linen(
+        nn.Sequential([nn.RNN(nn.GRUCell(128)), nn.Dense(64)]), normal(16, 6, 128)
+    ),
     "linen: vision transformer, one block, 16 patches, width 128": lambda: linen(
         Patches(), normal(8, 16, 16, 3)
     ),
@@ -173,7 +194,7 @@ def ratios(name: str) -> dict[str, dict[str, float]]:
         for field in FIELDS:
             if (moments := getattr(record, field)) is not None:
                 seen = np.mean([getattr(m[site], field).second_moment for m in measured])
-                found[site][field] = float(moments.second_moment / seen)
+                found[site][field] = float(np.mean(moments.second_moment) / seen)
     return found
 
 

@@ -229,7 +229,7 @@ def test_in_a_loop_places_count_on_average():
 
     shapes = jax.ShapeDtypeStruct((3, 3, 3, 64, 64), jnp.float32)
     x = jax.ShapeDtypeStruct((1, 8, 8, 64), jnp.float32)
-    (found,) = jinit.predict(apply, weights=lambda path: 2 / 576)(shapes, x).values()
+    (found,) = jinit.predict(apply, weights=lambda path: 2 / 576, backward=False)(shapes, x).values()
     np.testing.assert_allclose(found.output.second_moment, (22 / 24) ** (2 * np.arange(1, 4)), rtol=0.02)
 
 
@@ -258,3 +258,22 @@ def test_entries_picked_by_place():
     np.testing.assert_allclose(average(cut).reshape(()), (3 + 2 + 10) / 3, rtol=1e-6)
     np.testing.assert_allclose(average(cut, of=squared(cut.nodes)).reshape(()), (9 + 4 + 100) / 3, rtol=1e-6)
     assert not places.picked(law, {0: np.asarray([1, 2])}).roots
+
+
+def test_long_sequences_have_few_classes():
+    """A stack of causal convolutions has as many kinds of places as its receptive field is long."""
+
+    def apply(params: Any, x: Any) -> Any:
+        for i in range(8):
+            x = convolution(jax.nn.relu(x), params[f"{i}"], 1, [(2**i, 0)], 2**i, 1)
+        return x
+
+    shapes = {f"{i}": jax.ShapeDtypeStruct((2, 32, 32), jnp.float32) for i in range(8)}
+    found = jinit.predict(apply, weights=lambda path: 2 / 64)(
+        shapes, jax.ShapeDtypeStruct((1, 4096, 32), jnp.float32)
+    )
+    at = np.arange(4096)
+    profile = np.full(4096, 0.5)
+    for i in range(8):
+        profile = (profile + np.where(at < 2**i, 0, np.roll(profile, 2**i))) * (0.5 if i < 7 else 1)
+    np.testing.assert_allclose(found["7"].output.second_moment, profile.mean(), rtol=0.01)

@@ -53,8 +53,8 @@ def _is_double(x: Any) -> bool:
 
 def _either(name: str) -> Callable[..., Any]:
     theirs, ours = getattr(jnp, name), getattr(np, name)
-    if name == "matmul":  # an accelerator would round the factors
-        theirs = functools.partial(jnp.matmul, precision="highest")
+    if name in ("matmul", "einsum"):  # an accelerator would round the factors
+        theirs = functools.partial(theirs, precision="highest")
 
     @functools.wraps(theirs)
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -14,13 +14,11 @@ from jinit.signals.laws.law import Law
 from jinit.signals.laws.roots import PLACE, SIGNAL, Places, Root
 
 # Classes of places along an axis at most, by the number of axes that windows slide along.
-MOST = {0: 12, 1: 12, 2: 4, 3: 3}
-
-
+MOST = {1: 12, 2: 4, 3: 3}
 # Variance of the numbers of paths, of mean one, that is let go by taking two classes as one.
 ALIKE = 2e-4
-# Numbers by which classes are told apart at most.
-NUMBERS = 4
+# Numbers by which classes are told apart at most, and how many classes there may be before they are rounded.
+NUMBERS, MANY = 4, 64
 
 
 def by_paths(paths: np.ndarray, most: int) -> Places:
@@ -31,7 +29,11 @@ def by_paths(paths: np.ndarray, most: int) -> Places:
     """
     mean = paths.mean(axis=0)
     relative = np.unique((paths / np.where(mean > 0, mean, 1)).round(5), axis=1)[:, :NUMBERS]
-    values, of, sizes = np.unique(relative, axis=0, return_inverse=True, return_counts=True)
+    for digits in (5, 3, 2, 1, 0):
+        rounded = relative.round(digits)
+        values, of, sizes = np.unique(rounded, axis=0, return_inverse=True, return_counts=True)
+        if len(values) <= MANY:
+            break
     group = np.arange(len(values))
     while len(values) > 1:
         costs = ((values[:, None] - values) ** 2).sum(-1) / (1 / sizes[:, None] + 1 / sizes)
