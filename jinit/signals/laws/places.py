@@ -150,28 +150,45 @@ def refined(laws: Sequence[Law]) -> list[Law]:
     for root in union_of(laws):
         assert root.places is not None
         known.setdefault((root.name, root.axes), {})[root.places] = None
-    finer = {key: _joint(list(found)) for key, found in known.items() if len(found) > 1}
-    return [_refined(law, finer) for law in laws] if finer else list(laws)
+    most = MOST.get(len({axes for _, axes in known}), 2)
+    joint = {key: _joint(list(found), most) for key, found in known.items() if len(found) > 1}
+    return [_refined(law, joint) for law in laws] if joint else list(laws)
 
 
-def _joint(found: Sequence[Places]) -> Places:
-    """Classes of indices that are in the same class of each."""
+def _joint(found: Sequence[Places], most: int) -> Places:
+    """Classes of indices that are in the same class of each, unless those are too many."""
     paths = np.concatenate([np.asarray(p.paths)[list(p.of)] for p in found], axis=1)
     of = np.stack([p.of for p in found])
     _, first, index = np.unique(of, axis=1, return_index=True, return_inverse=True)
+    if len(first) > most:
+        return by_paths(paths, most)
     return Places(tuple(index.reshape(-1).tolist()), tuple(map(tuple, paths[first].tolist())))
 
 
-def _refined(law: Law, finer: Mapping[Any, Places]) -> Law:
-    nodes, weights, roots = law.nodes, list(law.weights), list(law.roots)
-    for i in positions(law):
-        before, after = roots[i].places, finer.get((roots[i].name, roots[i].axes))
-        if before is None or after is None or before == after:
-            continue
-        source = dict(zip(after.of, before.of, strict=True))
-        nodes = xp.take(nodes, np.asarray([source[k] for k in range(len(after.paths))]), axis=i)
-        roots[i], weights[i] = dataclasses.replace(roots[i], places=after), after.weights()
-    return dataclasses.replace(law, nodes=nodes, weights=tuple(weights), roots=tuple(roots))
+def _refined(law: Law, joint: Mapping[Any, Places]) -> Law:
+    for i, root in enumerate(law.roots):
+        before, after = root.places, joint.get((root.name, root.axes))
+        if before is not None and after is not None and before != after:
+            shares = np.zeros((len(after.paths), len(before.paths)))
+            np.add.at(shares, (list(after.of), list(before.of)), 1.0)
+            law = dataclasses.replace(
+                law,
+                nodes=_mixed(law.nodes, i, shares / shares.sum(axis=1, keepdims=True)),
+                weights=(*law.weights[:i], after.weights(), *law.weights[i + 1 :]),
+                roots=(*law.roots[:i], dataclasses.replace(root, places=after), *law.roots[i + 1 :]),
+            )
+    return law
+
+
+def _mixed(nodes: Array, axis: int, shares: np.ndarray) -> Array:
+    """The nodes of each new class, from those of the old ones that it has: of the same mean square."""
+    first = np.argmax(shares, axis=1)
+    if (shares.max(axis=1) == 1).all() or not np.issubdtype(nodes.dtype, np.floating):
+        return xp.take(nodes, first, axis=axis)
+    old = xp.moveaxis(nodes, axis, 0)
+    weights = xp.asarray(shares, nodes.dtype)
+    mean, square = (xp.einsum("nk,k...->n...", weights, x) for x in (old, old * old))
+    return xp.moveaxis(xp.sign(mean) * xp.sqrt(square), 0, axis)
 
 
 def along(law: Law, roots: Sequence[Root]) -> Law:
