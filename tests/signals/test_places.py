@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from jax import lax
 import jinit
 from jinit.signals.laws import places
 from jinit.signals.laws.law import Law, average, squared
+from jinit.signals.laws.moving import reshaped, transposed
 from jinit.signals.laws.roots import PLACE, Places, Root
 
 CHANNELS = 64
@@ -277,3 +279,25 @@ def test_long_sequences_have_few_classes():
     for i in range(8):
         profile = (profile + np.where(at < 2**i, 0, np.roll(profile, 2**i))) * (0.5 if i < 7 else 1)
     np.testing.assert_allclose(found["7"].output.second_moment, profile.mean(), rtol=0.01)
+
+
+def test_places_along_merged_axes_keep_their_order():
+    shape, values = (2, 3), np.asarray([[1, 2, 3], [4, 5, 6]], np.float32)
+    known = [Places(tuple(range(n)), tuple((n**float(i),) for i in range(n))) for n in shape]
+    roots = tuple(Root("place", frozenset([k]), PLACE, places=p) for k, p in enumerate(known))
+    law = Law(values, tuple(p.weights() for p in known), roots, shape, jnp.float32)
+    flat = reshaped(law, (6,))
+    assert [r.kind for r in flat.roots] == [PLACE]
+    picked = [places.picked(flat, {0: np.asarray([k])}).nodes for k in range(6)]
+    np.testing.assert_array_equal(picked, values.ravel())
+    turned = reshaped(transposed(law, (1, 0)), (6,))
+    picked = [places.picked(turned, {0: np.asarray([k])}).nodes for k in range(6)]
+    np.testing.assert_array_equal(picked, values.T.ravel())
+
+
+def test_places_that_make_no_difference_are_left_out():
+    known = Places((0, 1, 1, 0), ((0.5,), (1.0,)))
+    root = Root("place", frozenset([0]), PLACE, places=known)
+    law = Law(np.asarray([2.0, 2.0], np.float32), (known.weights(),), (root,), (4,), jnp.float32)
+    assert not places.differing(law).roots
+    assert places.differing(dataclasses.replace(law, nodes=np.asarray([2.0, 2.1], np.float32))).roots

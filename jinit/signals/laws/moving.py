@@ -90,6 +90,9 @@ def reshaped(law: Law, shape: Sequence[int]) -> Law:
     mixed: set[int] = set()
     groups = _groups(law.shape, shape)
     for before, after in groups:
+        if len(before) > 1 and len(after) == 1:
+            law = places.merged(law, before)
+    for before, after in groups:
         for i in before:
             axis_map[i] = frozenset(after)
         if len(before) > 1 or len(after) > 1:
@@ -275,26 +278,3 @@ def concatenated(parts: Sequence[Law], axis: int, shape: Sequence[int], name: Ha
     if widest.shape[axis] > 1 and all(p.nodes is widest.nodes for p in parts):
         return rearranged(widest, frozenset([axis]), shape, name)
     return mixture(parts, [p.shape[axis] for p in parts], frozenset([axis]), shape, name)
-
-
-def _standing_alone(law: Law, axes: Axes) -> Law:
-    """`law`, different along axes of which it has one entry among copies of another: no two are the same."""
-    roots = tuple(dataclasses.replace(r, axes=r.axes | axes) if r.kind != PLACE else r for r in law.roots)
-    return dataclasses.replace(law, roots=roots)
-
-
-def padded(law: Law, value: Law, eqn: Any, name: Hashable) -> Law:
-    """`pad`: entries among copies of one value; negative padding cuts."""
-    shape = eqn.outvars[0].aval.shape
-    indices = {}
-    for i, (low, high, interior) in enumerate(eqn.params["padding_config"]):
-        if (low, high, interior) == (0, 0, 0):
-            continue
-        law = without_runs(law, frozenset([i])) if interior else law
-        at = np.arange(-low, law.shape[i] + (law.shape[i] - 1) * interior + high)
-        inside = (at >= 0) & (at % (interior + 1) == 0) & (at // (interior + 1) < law.shape[i])
-        indices[i] = np.where(inside, at // (interior + 1), -1)
-    one = xp.asarray(value.nodes.reshape(-1)[0], law.nodes.dtype)
-    alone = frozenset(i for i in indices if law.shape[i] == 1)
-    law = places.picked(_standing_alone(law, alone), indices, one)
-    return rearranged(law, frozenset(indices), shape, name)

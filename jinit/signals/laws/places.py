@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jinit._typing import Array
-from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.law import Law
 from jinit.signals.laws.roots import PLACE, SIGNAL, Places, Root
 
@@ -17,6 +17,8 @@ from jinit.signals.laws.roots import PLACE, SIGNAL, Places, Root
 MOST = {1: 12, 2: 4, 3: 3}
 # Variance of the numbers of paths, of mean one, that is let go by taking two classes as one.
 ALIKE = 2e-4
+# Of the nodes of a law: what differs by less, over their size, makes no difference.
+NOTHING = 1e-4
 # Numbers by which classes are told apart at most, and how many classes there may be before they are rounded.
 NUMBERS, MANY = 4, 64
 
@@ -101,14 +103,45 @@ def as_signals(law: Law, axes: Iterable[int] | None = None) -> Law:
 def relabelled(
     root: Root, axis_map: Sequence[frozenset[int]], before: Sequence[int], after: Sequence[int]
 ) -> Root:
-    """The root where its axis stands now; random where other axes came to stand there too."""
+    """The root where its axis stands now; random where that has other places."""
     assert root.places is not None
     (axis,) = root.axes
     to = axis_map[axis]
-    shared = any(axis_map[i] & to for i, n in enumerate(before) if n > 1 and i != axis)
-    if len(to) != 1 or shared or after[next(iter(to))] != len(root.places.of):
+    if len(to) != 1 or after[next(iter(to))] != len(root.places.of):
         return as_signal(root)
     return dataclasses.replace(root, axes=to)
+
+
+def merged(law: Law, axes: Sequence[int]) -> Law:
+    """`law`, with the places along these axes as those along one, for now the first of them that has some."""
+    ours = [i for i in positions(law) if law.roots[i].axes & frozenset(axes)]
+    if not ours:
+        return law
+    by_axis = {k: i for k in axes for i in ours if k in law.roots[i].axes}
+    sizes = [law.shape[k] for k in axes]
+    of, paths = np.zeros(sizes, int), np.ones((*sizes, 1))
+    for axis in by_axis:
+        known = law.roots[by_axis[axis]].places
+        assert known is not None
+        along = [n if k == axis else 1 for k, n in zip(axes, sizes, strict=True)]
+        of = of * len(known.paths) + np.reshape(known.of, along)
+        own = np.asarray(known.paths)[list(known.of)].reshape(*along, 1, -1)
+        paths = (paths[..., None] * own).reshape(*sizes, -1)
+    ordered = list(by_axis.values())
+    rest = [i for i in range(len(law.roots)) if i not in ours]
+    nodes = xp.transpose(law.nodes, [*ordered, *rest])
+    count = int(np.prod(nodes.shape[: len(ordered)]))
+    shape = nodes.shape[len(ordered) :]
+    every = Places(tuple(of.ravel().tolist()), ((1.0,),) * count)
+    classes = by_paths(paths.reshape(of.size, -1), MOST[1])
+    root = Root(PLACE, law.roots[ordered[0]].axes, PLACE, places=every)
+    whole = dataclasses.replace(
+        law,
+        nodes=nodes.reshape(count, *shape),
+        weights=(every.weights(), *(law.weights[i] for i in rest)),
+        roots=(root, *(law.roots[i] for i in rest)),
+    )
+    return _refined(whole, {(root.name, root.axes): classes})
 
 
 def picked(law: Law, indices: Mapping[int, np.ndarray], value: Any = None, name: Any = PLACE) -> Law:
@@ -189,6 +222,19 @@ def _mixed(nodes: Array, axis: int, shares: np.ndarray) -> Array:
     weights = xp.asarray(shares, nodes.dtype)
     mean, square = (xp.einsum("nk,k...->n...", weights, x) for x in (old, old * old))
     return xp.moveaxis(xp.sign(mean) * xp.sqrt(square), 0, axis)
+
+
+def differing(law: Law) -> Law:
+    """`law`, without those places that make no difference any more, as behind a normalization."""
+    for i in reversed(positions(law)):
+        if is_traced(law.nodes) or not np.issubdtype(law.nodes.dtype, np.floating):
+            return law
+        size = np.sqrt(np.mean(np.square(law.nodes))) if law.nodes.size else 0.0
+        if size and np.all(np.ptp(law.nodes, axis=i) <= NOTHING * size):
+            first = xp.take(law.nodes, 0, axis=i)
+            weights, roots = (x[:i] + x[i + 1 :] for x in (law.weights, law.roots))
+            law = dataclasses.replace(law, nodes=first, weights=weights, roots=roots)
+    return law
 
 
 def along(law: Law, roots: Sequence[Root]) -> Law:

@@ -67,7 +67,7 @@ def pointwise(
     if grid_of(laws) > LIMIT and grid_of(fewer := coarser(laws)) <= few:
         laws = fewer
     if grid_of(laws) <= LIMIT:
-        return [_tidied(x, (name, i)) for i, x in enumerate(_run(function, laws, outs))]
+        return [_tidied(places.differing(x), (name, i)) for i, x in enumerate(_run(function, laws, outs))]
     results = _run(function, paired(laws, union(laws), name), outs)
     levels = levels_of(*results)
     return [

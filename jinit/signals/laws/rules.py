@@ -20,6 +20,7 @@ from jinit.signals.laws.largest import to_the_largest
 from jinit.signals.laws.law import Law, all_axes, as_float, average, constant, plus_normal, squared
 from jinit.signals.laws.meeting import Contraction, entries_of, of_convolution, of_dot
 from jinit.signals.laws.moving import relabelled
+from jinit.signals.laws.padding import padded
 from jinit.signals.laws.pointwise import cast, pointwise
 from jinit.signals.laws.roots import COTANGENT, PLACE, Root
 
@@ -231,7 +232,7 @@ RULES: dict[str, Rule] = {
     "concatenate": lambda e, x, n: [
         moving.concatenated(x, e.params["dimension"], e.outvars[0].aval.shape, n)
     ],
-    "pad": lambda e, x, n: [moving.padded(x[0], x[1], e, n)],
+    "pad": lambda e, x, n: [padded(x[0], x[1], e, n)],
     **dict.fromkeys((*COPIES, "optimization_barrier"), _identity),
     "convert_element_type": lambda e, x, n: [cast(x[0], e.params["new_dtype"])],
 }  # fmt: skip
