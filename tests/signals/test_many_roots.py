@@ -72,6 +72,21 @@ def test_fewer_nodes_have_the_same_moments_and_roots():
         np.testing.assert_allclose(two_moments(less), two_moments(law), rtol=1e-5)
 
 
+def test_a_mask_of_a_signal_on_fewer_nodes_is_still_of_that_signal():
+    """Behind squeeze-and-excitation and a maximum, gradients of a ReLU were half of the true ones."""
+    x = normal(0.0, 2.0, "x", OUT.shape, OUT.dtype)
+    (mask,) = pointwise(lambda x: [x > 0], [x], [jax.ShapeDtypeStruct(OUT.shape, "bool")], "mask")
+    (few,) = coarser([x])
+    (kept,) = pointwise(lambda x, mask: [x * (x > 0) * mask], [few, mask], [OUT], "kept")
+    mean, variance = two_moments(kept)
+    np.testing.assert_allclose(mean**2 + variance, 1.0, rtol=1e-3)
+
+
+def test_functions_of_a_signal_keep_their_moments_on_fewer_nodes():
+    (law,) = pointwise(lambda x: [jnp.exp(x)], [normal(0.0, 1.0, "x", OUT.shape, OUT.dtype)], [OUT], "e")
+    np.testing.assert_allclose(two_moments(coarser([law])[0]), two_moments(law), rtol=1e-5)
+
+
 def test_what_is_on_fewer_nodes_stays_what_it_was_when_nodes_are_to_be_fewer_again():
     """Once more and it would no longer be known as the same: `x - x` would have twice the variance of `x`."""
     a = plus_normal(normal(0.0, 0.0, "a", OUT.shape, OUT.dtype), 1.0, Root("b", frozenset([1])), 48)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit.signals.laws.arrays import is_traced, rows, xp
-from jinit.signals.laws.law import Law
+from jinit.signals.laws.law import Law, average, squared
 from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import COTANGENT, MASK, PLACE, Root
 
@@ -46,20 +46,37 @@ def _is_fine(law: Law, i: int) -> bool:
         return False
     if _is_coarse(root):  # on still fewer it would no longer be known as the same
         return False
-    if not jnp.issubdtype(law.nodes.dtype, jnp.floating):
-        return False
     return weights.size in FEWER and np.allclose(weights, gaussian(weights.size)[1], atol=1e-7)
 
 
 def _coarsened(law: Law, positions: Sequence[int]) -> Law:
-    nodes: Any = law.nodes
-    weights, roots = list(law.weights), list(law.roots)
     for i in positions:
-        fine, _ = gaussian(weights[i].size)
-        points, mass = gaussian(FEWER[weights[i].size])
-        last = np.moveaxis(nodes, i, -1)
-        nodes = np.moveaxis(rows(lambda row, p=points, f=fine: np.interp(p, f, row), last), -1, i)
-        weights[i] = xp.asarray(mass, weights[i].dtype)
-        roots[i] = dataclasses.replace(roots[i], name=(TAG, roots[i].name))
-    nodes = xp.asarray(nodes, law.nodes.dtype)
-    return dataclasses.replace(law, nodes=nodes, weights=tuple(weights), roots=tuple(roots))
+        law = _on_fewer(law, i)
+    return law
+
+
+def _on_fewer(law: Law, i: int) -> Law:
+    """`law`, on fewer nodes of the root at position `i`: of the same mean and variance, if those are any."""
+    (fine, _), (points, mass) = gaussian(law.weights[i].size), gaussian(FEWER[law.weights[i].size])
+    continuous = jnp.issubdtype(law.nodes.dtype, jnp.floating)
+    if not continuous:
+        points = fine[np.argmin(abs(points[:, None] - fine), axis=1)]
+    last = np.moveaxis(np.asarray(law.nodes), i, -1)
+    nodes = np.moveaxis(rows(lambda row: np.interp(points, fine, row), last), -1, i)
+    root = dataclasses.replace(law.roots[i], name=(TAG, law.roots[i].name))
+    few = dataclasses.replace(
+        law,
+        nodes=xp.asarray(nodes, law.nodes.dtype),
+        weights=(*law.weights[:i], xp.asarray(mass, law.weights[i].dtype), *law.weights[i + 1 :]),
+        roots=(*law.roots[:i], root, *law.roots[i + 1 :]),
+    )
+    if not continuous:
+        return few
+    (mean, wanted), (found, has) = _moments_along(law, i), _moments_along(few, i)
+    scale = np.sqrt(wanted / np.maximum(has, np.finfo(has.dtype).tiny))
+    return dataclasses.replace(few, nodes=mean + (few.nodes - found) * scale)
+
+
+def _moments_along(law: Law, i: int) -> tuple[Any, Any]:
+    mean = average(law, [i])
+    return mean, average(law, [i], squared(law.nodes - mean))

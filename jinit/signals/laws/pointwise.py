@@ -63,7 +63,7 @@ def pointwise(
         return [normal_sum(exact(levels, tuple(at)), levels, shape, outs[0].dtype, name, at)]
     if grid_of(laws) > LIMIT and any(x.is_linear for x in laws):
         laws = [_alone(x) for x in laws]
-    few = LIMIT if any(x.is_linear for x in laws) else LAYER
+    few = LIMIT if any(x.is_linear for x in laws) else TIDY
     if grid_of(laws) > LIMIT and grid_of(fewer := coarser(laws)) <= few:
         laws = fewer
     if grid_of(laws) <= LIMIT:
