@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,11 @@ from jinit.signals.laws import places
 from jinit.signals.laws.law import Law, average, squared
 from jinit.signals.laws.moving import reshaped, transposed
 from jinit.signals.laws.roots import PLACE, Places, Root
+
+
+def numbers(values: Any) -> Any:
+    """Nodes, as they are where nothing is traced."""
+    return np.asarray(values, np.float32)
 
 
 def test_classes_alike_are_put_together():
@@ -32,7 +38,7 @@ def test_classes_by_two_numbers_are_told_apart():
 def test_entries_picked_by_place():
     known = Places((0, 1, 1, 2), ((0.5,), (1.0,), (1.5,)))
     root = Root("place", frozenset([0]), PLACE, places=known)
-    law = Law(jnp.asarray([1.0, 2.0, 3.0]), (known.weights(),), (root,), (4,), jnp.float32)
+    law = Law(numbers([1, 2, 3]), (known.weights(),), (root,), (4,), jnp.float32)
     assert float(average(law)[0]) == 2.0
     cut = places.picked(law, {0: np.asarray([3, 1, -1])}, value=jnp.asarray(10.0))
     np.testing.assert_allclose(average(cut).reshape(()), (3 + 2 + 10) / 3, rtol=1e-6)
@@ -44,7 +50,7 @@ def test_places_along_merged_axes_keep_their_order():
     shape, values = (2, 3), np.asarray([[1, 2, 3], [4, 5, 6]], np.float32)
     known = [Places(tuple(range(n)), tuple((n ** float(i),) for i in range(n))) for n in shape]
     roots = tuple(Root("place", frozenset([k]), PLACE, places=p) for k, p in enumerate(known))
-    law = Law(jnp.asarray(values), tuple(p.weights() for p in known), roots, shape, jnp.float32)
+    law = Law(numbers(values), tuple(p.weights() for p in known), roots, shape, jnp.float32)
     flat = reshaped(law, (6,))
     assert [r.kind for r in flat.roots] == [PLACE]
     picked = [places.picked(flat, {0: np.asarray([k])}).nodes for k in range(6)]
@@ -57,6 +63,6 @@ def test_places_along_merged_axes_keep_their_order():
 def test_places_that_make_no_difference_are_left_out():
     known = Places((0, 1, 1, 0), ((0.5,), (1.0,)))
     root = Root("place", frozenset([0]), PLACE, places=known)
-    law = Law(jnp.asarray([2.0, 2.0]), (known.weights(),), (root,), (4,), jnp.float32)
+    law = Law(numbers([2, 2]), (known.weights(),), (root,), (4,), jnp.float32)
     assert not places.differing(law).roots
-    assert places.differing(dataclasses.replace(law, nodes=np.asarray([2.0, 2.1], np.float32))).roots
+    assert places.differing(dataclasses.replace(law, nodes=numbers([2.0, 2.1]))).roots

@@ -16,7 +16,7 @@ from jinit.signals.laws.roots import COTANGENT, MASK, PLACE, Root
 
 TAG = "coarse"
 # From how many nodes to how many.
-FEWER = {256: 24, 128: 24, 64: 8, 48: 16, 15: 4, 16: 6, 12: 4}
+FEWER = {256: 24, 128: 24, 64: 8, 48: 16, 32: 8, 16: 6, 15: 4, 12: 4, 8: 4}
 
 
 def coarser(laws: Sequence[Law]) -> list[Law]:

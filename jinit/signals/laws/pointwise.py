@@ -61,11 +61,10 @@ def pointwise(
     if exact and kind != "mul" and _apart(laws) and normals:
         levels, at = levels_of(*laws), places.weights_of(laws)
         return [normal_sum(exact(levels, tuple(at)), levels, shape, outs[0].dtype, name, at)]
-    if grid_of(laws) > LIMIT and any(x.is_linear for x in laws):
-        laws = [_alone(x) for x in laws]
-    few = LIMIT if any(x.is_linear for x in laws) else TIDY
-    if grid_of(laws) > LIMIT and grid_of(fewer := coarser(laws)) <= few:
-        laws = fewer
+    linear = any(x.is_linear for x in laws)
+    laws = _on_few_nodes(laws, LIMIT if linear else TIDY)
+    if linear and grid_of(laws) > LIMIT:
+        laws = _on_few_nodes([_alone(x) for x in laws], LIMIT)
     if grid_of(laws) <= LIMIT:
         return [_tidied(places.differing(x), (name, i)) for i, x in enumerate(_run(function, laws, outs))]
     results = _run(function, paired(laws, union(laws), name), outs)
@@ -75,6 +74,13 @@ def pointwise(
         if jnp.issubdtype(r.nodes.dtype, jnp.floating) else r
         for i, r in enumerate(results)
     ]  # fmt: skip
+
+
+def _on_few_nodes(laws: Sequence[Law], few: int) -> Sequence[Law]:
+    """The laws on coarser nodes, if their grid is too large and that makes it as small as asked for."""
+    if grid_of(laws) <= LIMIT or grid_of(fewer := coarser(laws)) > few:
+        return laws
+    return fewer
 
 
 def _has_mask(law: Law) -> bool:
