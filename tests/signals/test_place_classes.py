@@ -66,3 +66,13 @@ def test_places_that_make_no_difference_are_left_out():
     law = Law(numbers([2, 2]), (known.weights(),), (root,), (4,), jnp.float32)
     assert not places.differing(law).roots
     assert places.differing(dataclasses.replace(law, nodes=numbers([2.0, 2.1]))).roots
+
+
+def test_places_that_are_taken_as_alike_keep_the_mean_square():
+    known = Places((0, 1, 1, 0, 1, 1), ((0.5,), (1.0,)))
+    root = Root("place", frozenset([0]), PLACE, places=known)
+    law = Law(numbers([1, -2]), (known.weights(),), (root,), (6,), jnp.float32)
+    alike = places.alike(law, [0])
+    assert not alike.roots
+    np.testing.assert_allclose(alike.nodes**2, (2 * 1 + 4 * 4) / 6, rtol=1e-6)
+    assert places.alike(law, [1]) == law

@@ -69,7 +69,7 @@ smallest.defvjp(_forward_smallest, _backward)
 
 def pulled_back(operand: Law, cotangent: Law, axes: Axes, name: Hashable) -> Law:
     """What comes back to the entries of `operand` from their maximum along `axes`."""
-    operand = places.as_signals(operand, axes)
+    operand = places.alike(operand, axes)
     varying = frozenset().union(*(r.axes for r in operand.roots)) & axes
     counts = {i: float(operand.shape[i]) for i in varying}
     return to_the_largest(operand, cotangent, counts, 1.0, operand.shape, name)

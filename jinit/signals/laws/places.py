@@ -237,6 +237,18 @@ def differing(law: Law) -> Law:
     return law
 
 
+def alike(law: Law, axes: Iterable[int]) -> Law:
+    """`law`, of the same mean square at all places along these axes."""
+    wanted = frozenset(axes)
+    for i in reversed(positions(law)):
+        if law.roots[i].axes & wanted:
+            shares = np.asarray(law.weights[i], np.float64)[None]
+            nodes = xp.squeeze(_mixed(law.nodes, i, shares / shares.sum()), i)
+            weights, roots = (x[:i] + x[i + 1 :] for x in (law.weights, law.roots))
+            law = dataclasses.replace(law, nodes=nodes, weights=weights, roots=roots)
+    return law
+
+
 def along(law: Law, roots: Sequence[Root]) -> Law:
     """`law`, with all of these roots of places, also those that it does not depend on, first."""
     rest = others(law)
