@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -99,7 +99,7 @@ def canonical(
     runs = _runs(law, levels)
     roots = tuple(Root((name, i), axes, kind, runs=runs[i]) for i, axes in enumerate(levels))
     at = places.weights_of([law])
-    sizes = tuple(sizes or sizes_of(len(levels), law))
+    sizes = tuple(sizes or sizes_of(len(levels), at))
     if not at and _is_canonical(law, levels, kind, sizes) and moments is None:
         return dataclasses.replace(law, roots=roots, is_normal=False)
     moments = moments or level_moments(law, levels, tuple(at))
@@ -116,9 +116,9 @@ def canonical(
     return _with_moments(out, levels, moments)
 
 
-def sizes_of(levels: int, *laws: Law) -> tuple[int, ...]:
-    """Nodes for each of so many levels; fewer where the laws differ by place."""
-    return (PLACED if places.union_of(laws) else SIZES)[levels]
+def sizes_of(levels: int, at: Collection[Any]) -> tuple[int, ...]:
+    """Nodes for each of so many levels; fewer where there are roots of places."""
+    return (PLACED if at else SIZES)[levels]
 
 
 def _normals(
@@ -139,7 +139,7 @@ def normal_sum(
 ) -> Law:  # fmt: skip
     """A constant plus a normal for each level; by place, given the weights of places."""
     roots = (Root((name, i), axes) for i, axes in enumerate(levels))
-    sizes = dict(zip(roots, (PLACED if at else SIZES)[len(levels)], strict=True))
+    sizes = dict(zip(roots, sizes_of(len(levels), at), strict=True))
     return dataclasses.replace(_normals(moments, sizes, at, shape, dtype), is_normal=True)
 
 

@@ -21,6 +21,7 @@ from jinit.signals.laws.law import (
     Law,
     all_axes,
     average,
+    first_along,
     plus_normal,
     spread_by_reach,
     squared,
@@ -101,7 +102,7 @@ def _by_cotangent(law: Law) -> list[tuple[Law, Reach]]:
 
 def _still_and_moving(law: Law, summed: Axes) -> tuple[Law, dict[Reach, Law]]:
     """The mean over the roots that vary along the sum, and by reach the variances of what they add to it."""
-    varying = [i for i in places.others(law) if law.roots[i].axes & summed]
+    varying = places.others_along(law, summed)
     mean, found = spread_by_reach(law, varying)
     return without(law, varying, mean), {reach: without(law, varying, v) for reach, v in found.items()}
 
@@ -155,10 +156,8 @@ def _terms(how: Contraction, index: int, reach: Reach, folds: Folds) -> float:
 
 def _quiet(law: Law, summed: Axes) -> Law:
     """Those roots alone that stay the same along the sum."""
-    kept = [i for i, r in enumerate(law.roots) if r.kind == PLACE or not r.axes & summed]
-    nodes = law.nodes[tuple(slice(None) if i in kept else 0 for i in range(len(law.roots)))]
-    weights, roots = tuple(law.weights[i] for i in kept), tuple(law.roots[i] for i in kept)
-    return dataclasses.replace(law, nodes=nodes, weights=weights, roots=roots)
+    moving = places.others_along(law, summed)
+    return without(law, moving, first_along(law, moving))
 
 
 def _add(spreads: dict[Any, Array], key: Any, variance: Array) -> None:
@@ -192,7 +191,7 @@ def normal_sum_of(
     if linear or grid_of([mean]) * math.prod(sizes) > TIDY:
         mean, spreads = _all_normal(mean, spreads)
         levels = levels_by_variance(_by_axes(spreads), mean.shape, common=common)
-        sizes = sizes_of(len(levels), mean)
+        sizes = sizes_of(len(levels), places.positions(mean))
     kind = COTANGENT if linear else SIGNAL
     members: list[list[tuple[Reach, Any]]] = [[] for _ in levels]
     for reach, variance in spreads.items():
@@ -228,7 +227,7 @@ def _sizes_beside(mean: Law, count: int) -> tuple[int, ...]:
         return ()
     others = places.others(mean)
     beside = SIZES[min(len(others) + count, max(SIZES))][-count:]
-    sizes = [min(a, b) for a, b in zip(sizes_of(count, mean), beside, strict=True)]
+    sizes = [min(a, b) for a, b in zip(sizes_of(count, places.positions(mean)), beside, strict=True)]
     while grid_of([mean]) * math.prod(sizes) > LAYER and max(sizes) > 4:
         sizes[sizes.index(max(sizes))] -= 1
     return tuple(sizes)

@@ -28,7 +28,7 @@ def maximum(law: Law, axes: Axes, name: Hashable, shape: Sequence[int], count: i
       count: how many.
       final: whether it is a result of its own, rather than an average that may be forgotten.
     """
-    varying = [i for i in places.others(law) if law.roots[i].axes & axes]
+    varying = places.others_along(law, axes)
     if not varying:
         return dataclasses.replace(law, shape=tuple(shape))
     rest, x, w = _flattened(law, varying)
@@ -68,7 +68,7 @@ def _quantiles(x: Array, weights: Array, share: Array) -> Array:
 
 def chance_of_being_largest(law: Law, axes: Axes, count: int) -> Array:
     """`F(x)^(count - 1)` at every node `x`: the chance that it is the largest of `count` copies."""
-    varying = [i for i in places.others(law) if law.roots[i].axes & axes]
+    varying = places.others_along(law, axes)
     if not varying:
         return xp.full_like(law.nodes, 1 / count)
     rest, x, w = _flattened(law, varying)

@@ -161,6 +161,12 @@ def without(law: Law, positions: Iterable[int], nodes: Array) -> Law:
     )
 
 
+def first_along(law: Law, positions: Iterable[int]) -> Array:
+    """The nodes at the first node of the roots at these positions, their axes kept with one entry."""
+    gone = set(positions)
+    return law.nodes[tuple(slice(0, 1) if i in gone else slice(None) for i in range(len(law.roots)))]
+
+
 def forget_averages(law: Law) -> Law:
     """`law` with means over entries taken as exact.
 

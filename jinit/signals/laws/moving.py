@@ -30,7 +30,7 @@ def relabelled(
     real = all_axes(shape)
     roots = []
     for old in law.roots:
-        root = places.relabelled(old, axis_map, law.shape, shape) if old.kind == PLACE else old
+        root = places.relabelled(old, axis_map, shape) if old.kind == PLACE else old
         if root.kind == PLACE:
             roots.append(root)
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, xp
-from jinit.signals.laws.law import Law
+from jinit.signals.laws.law import Law, first_along, without
 from jinit.signals.laws.roots import PLACE, SIGNAL, Places, Root
 
 # Classes of places along an axis at most, by the number of axes that windows slide along.
@@ -60,6 +61,16 @@ def others(law: Law) -> list[int]:
     return [i for i, r in enumerate(law.roots) if r.kind != PLACE]
 
 
+def others_along(law: Law, axes: frozenset[int]) -> list[int]:
+    """Where among its roots those others stand that vary along some of these axes."""
+    return [i for i in others(law) if law.roots[i].axes & axes]
+
+
+def axes_of(law: Law) -> frozenset[int]:
+    """The axes along which places differ."""
+    return frozenset().union(*(law.roots[i].axes for i in positions(law)))
+
+
 def union_of(laws: Iterable[Law]) -> tuple[Root, ...]:
     """The roots of places of several laws, in order of appearance."""
     return tuple(dict.fromkeys(r for law in laws for r in law.roots if r.kind == PLACE))
@@ -72,10 +83,7 @@ def weights_of(laws: Iterable[Law]) -> dict[Root, Array]:
 
 def first(law: Law) -> Law:
     """The law at the first places."""
-    at, rest = positions(law), others(law)
-    nodes = law.nodes[tuple(0 if i in at else slice(None) for i in range(len(law.roots)))]
-    weights, roots = tuple(law.weights[i] for i in rest), tuple(law.roots[i] for i in rest)
-    return dataclasses.replace(law, nodes=nodes, weights=weights, roots=roots)
+    return without(law, positions(law), first_along(law, positions(law)))
 
 
 def at(x: Array, law: Law, roots: Sequence[Root]) -> Array:
@@ -100,9 +108,7 @@ def as_signals(law: Law, axes: Iterable[int] | None = None) -> Law:
     return law if roots == law.roots else dataclasses.replace(law, roots=roots, is_normal=False)
 
 
-def relabelled(
-    root: Root, axis_map: Sequence[frozenset[int]], before: Sequence[int], after: Sequence[int]
-) -> Root:
+def relabelled(root: Root, axis_map: Sequence[frozenset[int]], after: Sequence[int]) -> Root:
     """The root where its axis stands now; random where that has other places."""
     assert root.places is not None
     (axis,) = root.axes
@@ -144,7 +150,7 @@ def merged(law: Law, axes: Sequence[int]) -> Law:
     return _refined(whole, {(root.name, root.axes): classes})
 
 
-def picked(law: Law, indices: Mapping[int, np.ndarray], value: Any = None, name: Any = PLACE) -> Law:
+def picked(law: Law, indices: Mapping[int, np.ndarray], value: Any = None) -> Law:
     """`law`, of the entries at these indices along each axis; -1 stands for an entry that is `value`.
 
     The shape of the law is left as it is.
@@ -157,7 +163,7 @@ def picked(law: Law, indices: Mapping[int, np.ndarray], value: Any = None, name:
                 continue
             i, nodes, known = len(roots), nodes[..., None], Places((0,) * law.shape[axis], ((1.0,),))
             weights.append(None)  # type: ignore[arg-type]
-            roots.append(Root(name, frozenset([axis]), PLACE, places=known))
+            roots.append(Root(PLACE, frozenset([axis]), PLACE, places=known))
         known = roots[i].places
         assert known is not None
         gap = len(known.paths)
@@ -184,11 +190,12 @@ def refined(laws: Sequence[Law]) -> list[Law]:
         assert root.places is not None
         known.setdefault((root.name, root.axes), {})[root.places] = None
     most = MOST.get(len({axes for _, axes in known}), 2)
-    joint = {key: _joint(list(found), most) for key, found in known.items() if len(found) > 1}
+    joint = {key: _joint(tuple(found), most) for key, found in known.items() if len(found) > 1}
     return [_refined(law, joint) for law in laws] if joint else list(laws)
 
 
-def _joint(found: Sequence[Places], most: int) -> Places:
+@functools.lru_cache(maxsize=1024)
+def _joint(found: tuple[Places, ...], most: int) -> Places:
     """Classes of indices that are in the same class of each, unless those are too many."""
     paths = np.concatenate([np.asarray(p.paths)[list(p.of)] for p in found], axis=1)
     of = np.stack([p.of for p in found])
@@ -231,9 +238,7 @@ def differing(law: Law) -> Law:
             return law
         size = np.sqrt(np.mean(np.square(law.nodes))) if law.nodes.size else 0.0
         if size and np.all(np.ptp(law.nodes, axis=i) <= NOTHING * size):
-            first = xp.take(law.nodes, 0, axis=i)
-            weights, roots = (x[:i] + x[i + 1 :] for x in (law.weights, law.roots))
-            law = dataclasses.replace(law, nodes=first, weights=weights, roots=roots)
+            law = without(law, [i], first_along(law, [i]))
     return law
 
 
@@ -243,9 +248,7 @@ def alike(law: Law, axes: Iterable[int]) -> Law:
     for i in reversed(positions(law)):
         if law.roots[i].axes & wanted:
             shares = np.asarray(law.weights[i], np.float64)[None]
-            nodes = xp.squeeze(_mixed(law.nodes, i, shares / shares.sum()), i)
-            weights, roots = (x[:i] + x[i + 1 :] for x in (law.weights, law.roots))
-            law = dataclasses.replace(law, nodes=nodes, weights=weights, roots=roots)
+            law = without(law, [i], _mixed(law.nodes, i, shares / shares.sum()))
     return law
 
 

@@ -129,12 +129,14 @@ def _counts(windows: dict[int, np.ndarray]) -> dict[int, float]:
 
 def _at_windows(law: Law, windows: dict[int, np.ndarray]) -> Law:
     """The law of entries, by place of a window: its neighbours are taken to be like that in its middle."""
-    return places.picked(law, {i: _middles(row[row >= 0] for row in x) for i, x in windows.items()})
+    along = places.axes_of(law) & windows.keys()
+    return places.picked(law, {i: _middles(row[row >= 0] for row in windows[i]) for i in along})
 
 
 def _at_entries(law: Law, windows: dict[int, np.ndarray], shape: tuple[int, ...]) -> Law:
     """The law of windows, by place of an entry: that of the middle one of those which have it."""
-    seen = {i: [np.nonzero((x == k).any(axis=1))[0] for k in range(shape[i])] for i, x in windows.items()}
+    along = places.axes_of(law) & windows.keys()
+    seen = {i: [np.nonzero((windows[i] == k).any(axis=1))[0] for k in range(shape[i])] for i in along}
     return places.picked(law, {i: _middles(x) for i, x in seen.items()})
 
 
