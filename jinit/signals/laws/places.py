@@ -167,7 +167,7 @@ def picked(law: Law, indices: Mapping[int, np.ndarray], value: Any = None) -> La
         known = roots[i].places
         assert known is not None
         gap = len(known.paths)
-        classes = np.asarray([*known.of, gap])[np.where(index < 0, len(known.of), index)]
+        classes: np.ndarray = np.asarray([*known.of, gap])[index]  # -1 is the last: the gap
         used, of = np.unique(classes, return_inverse=True)
         if value is not None:
             empty = xp.broadcast_to(value, (*nodes.shape[:i], 1, *nodes.shape[i + 1 :])).astype(nodes.dtype)
