@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jinit.signals.laws.arrays import is_traced, rows, xp
+from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.law import Law, average, squared
 from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import COTANGENT, MASK, PLACE, Root
@@ -59,10 +59,10 @@ def _on_fewer(law: Law, i: int) -> Law:
     """`law`, on fewer nodes of the root at position `i`: of the same mean and variance, if those are any."""
     (fine, _), (points, mass) = gaussian(law.weights[i].size), gaussian(FEWER[law.weights[i].size])
     continuous = jnp.issubdtype(law.nodes.dtype, jnp.floating)
-    if not continuous:
-        points = fine[np.argmin(abs(points[:, None] - fine), axis=1)]
-    last = np.moveaxis(np.asarray(law.nodes), i, -1)
-    nodes = np.moveaxis(rows(lambda row: np.interp(points, fine, row), last), -1, i)
+    if continuous:
+        nodes = _interpolated(np.asarray(law.nodes), i, fine, points)
+    else:
+        nodes = np.take(law.nodes, np.argmin(abs(points[:, None] - fine), axis=1), axis=i)
     root = dataclasses.replace(law.roots[i], name=(TAG, law.roots[i].name))
     few = dataclasses.replace(
         law,
@@ -75,6 +75,14 @@ def _on_fewer(law: Law, i: int) -> Law:
     (mean, wanted), (found, has) = _moments_along(law, i), _moments_along(few, i)
     scale = np.sqrt(wanted / np.maximum(has, np.finfo(has.dtype).tiny))
     return dataclasses.replace(few, nodes=mean + (few.nodes - found) * scale)
+
+
+def _interpolated(values: np.ndarray, axis: int, fine: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """`np.interp(points, fine, values)` along an axis."""
+    low = np.clip(np.searchsorted(fine, points) - 1, 0, fine.size - 2)
+    share = np.clip((points - fine[low]) / (fine[low + 1] - fine[low]), 0, 1).astype(values.dtype)
+    left, right = np.take(values, low, axis=axis), np.take(values, low + 1, axis=axis)
+    return left + share.reshape(-1, *(1,) * (values.ndim - 1 - axis)) * (right - left)
 
 
 def _moments_along(law: Law, i: int) -> tuple[Any, Any]:

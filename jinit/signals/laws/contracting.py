@@ -64,14 +64,15 @@ def contract(
     summed = frozenset(how.counts)
     if grid_of([_quiet(law, summed) for law in laws]) > LIMIT:
         laws = [narrowed(law) for law in laws]
-    quiet = [_still_and_moving(law, summed)[0] for law in laws]
+    factors = [_parts_of(law, summed) for law in laws]
+    quiet = [still for still, _ in factors]
     folds = folds_of(quiet, how, union(quiet))
     whole = math.prod(n for k, n in how.counts.items() if k not in folds.indices)
     mean = folds.summed(_product(quiet, folds.roots), frozenset())
     mean = mean * xp.asarray(whole, mean.dtype)
     spreads: dict[Reach, Any] = {}
-    for (one, along_a), (other, along_b) in itertools.product(*map(_by_cotangent, laws)):
-        _add_spreads(spreads, (one, other), (along_a, along_b), how, folds, weight)
+    for pair in itertools.product(*(parts for _, parts in factors)):
+        _add_spreads(spreads, pair, how, folds, weight)
     left = [Reach(r.axes, r.runs).along(frozenset(range(rank))) for r in folds.left]
     squeezed = [
         dataclasses.replace(r, axes=x.axes, runs=x.runs) for r, x in zip(folds.left, left, strict=True)
@@ -87,39 +88,46 @@ def contract(
     return dataclasses.replace(out, fixed_sums=fixed[0] | fixed[1])
 
 
-def _by_cotangent(law: Law) -> list[tuple[Law, Reach]]:
-    """A gradient, linear in its cotangents, as what comes of each, and the axes along which that differs.
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """A factor of the products, or of a gradient, linear in its cotangents, what comes of one.
 
-    A cotangent may stay the same along a sum. What it is multiplied by differs along its axes all the same.
+    A cotangent may stay the same along the sum. What it is multiplied by differs along its axes all the same
+    (`along`). Squares: second moments, first of what stays the same, then by reach of what adds to it.
     """
-    ours = [i for i, r in enumerate(law.roots) if r.kind == COTANGENT]
+
+    law: Law
+    along: Reach
+    squares: Sequence[tuple[Reach, Law]]
+
+
+def _parts_of(law: Law, summed: Axes) -> tuple[Law, list[_Part]]:
+    """The mean over the roots that vary along the sum, and the parts."""
+    still, whole = _still_and_squares(law, summed)
+    cotangents = [i for i, r in enumerate(law.roots) if r.kind == COTANGENT]
     parts = []
-    for i in ours:
-        others = [k for k in ours if k != i]
-        parts.append((without(law, others, average(law, others)), together([law.roots[i]])))
-    return parts or [(law, Reach())]
+    for i in cotangents:
+        others = [k for k in cotangents if k != i]
+        one = without(law, others, average(law, others))
+        parts.append(_Part(one, together([law.roots[i]]), _still_and_squares(one, summed)[1]))
+    return still, parts or [_Part(law, Reach(), whole)]
 
 
-def _still_and_moving(law: Law, summed: Axes) -> tuple[Law, dict[Reach, Law]]:
-    """The mean over the roots that vary along the sum, and by reach the variances of what they add to it."""
+def _still_and_squares(law: Law, summed: Axes) -> tuple[Law, list[tuple[Reach, Law]]]:
     varying = places.others_along(law, summed)
     mean, found = spread_by_reach(law, varying)
-    return without(law, varying, mean), {reach: without(law, varying, v) for reach, v in found.items()}
+    squares = [(Reach(), squared(mean)), *found.items()]
+    return without(law, varying, mean), [(reach, without(law, varying, x)) for reach, x in squares]
 
 
 def _add_spreads(
-    spreads: dict[Reach, Array],
-    laws: tuple[Law, Law],
-    along: tuple[Reach, Reach],
-    how: Contraction,
-    folds: Folds,
-    weight: int | None,
+    spreads: dict[Reach, Array], parts: tuple[_Part, ...], how: Contraction, folds: Folds, weight: int | None
 ) -> None:
     """The variances of sums of products of which a factor varies, by how they differ."""
     rank, summed, real = len(how.shape), frozenset(how.counts), all_axes(how.shape)
-    parts = [_still_and_moving(law, summed) for law in laws]
-    still = [{Reach(): dataclasses.replace(q, nodes=squared(q.nodes))} for q, _ in parts]
-    for (own_a, x), (own_b, y) in _pairs(still, [moving for _, moving in parts]):
+    laws, along = [part.law for part in parts], [part.along for part in parts]
+    _, *pairs = itertools.product(*(part.squares for part in parts))  # the first does not vary
+    for (own_a, x), (own_b, y) in pairs:
         a, b = own_a.axes, own_b.axes
         # What is the same for all terms meets a sum that does not vary, but for what padding leaves out.
         fixed = laws[0].adds_to_nothing(summed, a, b) or laws[1].adds_to_nothing(summed, b, a)
@@ -162,12 +170,6 @@ def _quiet(law: Law, summed: Axes) -> Law:
 
 def _add(spreads: dict[Any, Array], key: Any, variance: Array) -> None:
     spreads[key] = spreads[key] + variance if key in spreads else variance
-
-
-def _pairs(still: Any, moving: Any) -> list[Any]:
-    """Parts of the two factors, at least one of which varies along the sum."""
-    a, b = ([*s.items(), *m.items()] for s, m in zip(still, moving, strict=True))
-    return [(x, y) for i, x in enumerate(a) for j, y in enumerate(b) if i or j]
 
 
 def forget_shape(law: Law) -> Law:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,6 +16,15 @@ from jinit.signals.laws.law import Axes, Law
 from jinit.signals.laws.masks import marked
 from jinit.signals.laws.pointwise import pointwise
 from jinit.signals.laws.roots import MASK
+
+# Primitives that NumPy computes to the same bits (but for subnormal numbers), with nothing to compile.
+SAME = {
+    "abs": np.abs, "neg": np.negative, "square": np.square, "max": np.maximum, "min": np.minimum,
+    "add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply,
+    "eq": np.equal, "ne": np.not_equal,
+    "gt": np.greater, "ge": np.greater_equal, "lt": np.less, "le": np.less_equal,
+    "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.bitwise_not,
+}  # fmt: skip
 
 
 def elementwise(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
@@ -50,10 +59,23 @@ def _run(eqn: Any, nodes: list[Any]) -> list[Any]:
     """The equation on arrays of one shape, laid out flat and filled up to a power of two: few to compile."""
     if any(map(is_traced, nodes)) or not nodes[0].size:
         return bind(eqn, nodes)
+    if (same := _same(eqn.primitive.name, nodes)) is not None:
+        with np.errstate(all="ignore"):
+            return [np.asarray(same(*nodes))]
     shape, size = nodes[0].shape, nodes[0].size
     whole = max(128, 2 ** (size - 1).bit_length())
     outs = bind(eqn, [np.pad(np.ravel(x), (0, whole - size), "edge") for x in nodes])
     return [near(x)[:size].reshape(shape) for x in outs]
+
+
+def _same(kind: str, nodes: Sequence[Any]) -> Callable[..., Any] | None:
+    if any(jnp.issubdtype(x.dtype, jnp.complexfloating) for x in nodes):
+        return None
+    if kind == "select_n":
+        return (lambda which, no, yes: np.where(which, yes, no)) if len(nodes) == 3 else None
+    if kind == "div":  # NumPy divides integers to floating numbers
+        return np.divide if jnp.issubdtype(nodes[0].dtype, jnp.inexact) else None
+    return SAME.get(kind)
 
 
 def _unmasked(laws: list[Law]) -> Law | None:
