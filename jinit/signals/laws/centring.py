@@ -5,14 +5,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jinit._typing import Array
-from jinit.signals.laws.law import Axes, Law, all_axes, average
+from jinit.signals.laws.arrays import is_traced, xp
+from jinit.signals.laws.averages import FEW
+from jinit.signals.laws.law import Axes, Law, all_axes, average, parts_by_reach, squared
+from jinit.signals.laws.places import differing
+from jinit.signals.laws.quadrature import deviations
+from jinit.signals.laws.roots import DEVIATION, Root
+from jinit.signals.laws.runs import copies_in
 
 CENTRED = "minus_its_mean"
+# Of fewer, the mean inverse square of a standard deviation is infinite.
+LEAST_FREEDOM = 3.0
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -37,8 +48,7 @@ centre.defvjp(
 def variance(x: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Array:
     """`E[x²] − E[x]²` along `axes`, of this shape."""
     count = math.prod(x.shape[i] for i in axes)
-    square = jnp.sum(jax.lax.square(x), axes) / count
-    return (square - jax.lax.square(jnp.sum(x, axes) / count)).reshape(shape)
+    return (jnp.sum(jax.lax.square(minus_its_mean(x, axes)), axes) / count).reshape(shape)
 
 
 def _pull_back(axes: tuple[int, ...], shape: tuple[int, ...], x: Array, cotangent: Array) -> tuple[Array]:
@@ -52,8 +62,59 @@ variance.defvjp(lambda x, axes, shape: (variance(x, axes, shape), x), _pull_back
 
 
 def minus_mean(law: Law, axes: Axes) -> Law:
-    """The law of entries less their mean along `axes`: given the roots that stay the same along them."""
+    """The law of entries less their mean along `axes`: given the roots that stay the same along them.
+
+    The mean over `n` independent copies takes `1/n` of their variance with it.
+    """
     varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
-    nodes = law.nodes - average(law, varying)
     fixed = frozenset([axes & all_axes(law.shape)]) - {frozenset()}
-    return dataclasses.replace(law, nodes=nodes, fixed_sums=law.fixed_sums | fixed, origin=None)
+    centred = dataclasses.replace(
+        law, nodes=_centred(law, varying, axes), fixed_sums=law.fixed_sums | fixed, origin=None
+    )
+    return centred if law.is_linear or is_traced(law.nodes) else _of_few(centred, axes)
+
+
+def _centred(law: Law, varying: Sequence[int], axes: Axes) -> Array:
+    if is_traced(law.nodes):
+        return law.nodes - average(law, varying)
+    counts = {i: float(law.shape[i]) for i in axes}
+    nodes: Any = np.zeros((), law.nodes.dtype)
+    for reach, x in parts_by_reach(law, varying):
+        if reach.axes:
+            nodes = nodes + x * np.asarray(np.sqrt(max(0.0, 1 - 1 / copies_in(reach, counts))), x.dtype)
+    return xp.broadcast_to(nodes, law.nodes.shape)
+
+
+def _of_few(law: Law, axes: Axes) -> Law:
+    """Centred entries, known to be of one standard deviation, itself random, where they are few.
+
+    As for a normal sample, the entries over their deviation do not depend on it.
+    """
+    law = differing(law, {r.kind for r in law.roots})
+    freedom = _freedom(law, axes)
+    if freedom > FEW:
+        return law
+    sizes, weights = deviations(max(freedom, LEAST_FREEDOM))
+    source = tuple((r.name, tuple(sorted(r.axes))) for r in law.roots)
+    root = Root((DEVIATION, source), all_axes(law.shape) - axes, DEVIATION)
+    return dataclasses.replace(
+        law,
+        nodes=law.nodes[..., None] * sizes.astype(law.nodes.dtype),
+        weights=(*law.weights, weights.astype(law.nodes.real.dtype)),
+        roots=(*law.roots, root),
+        is_normal=False,
+    )
+
+
+def _freedom(law: Law, axes: Axes) -> float:
+    """Degrees of freedom of the mean square along `axes`, by its variance (Satterthwaite, 1946)."""
+    counts = {i: float(law.shape[i]) for i in axes}
+    square = dataclasses.replace(law, nodes=squared(law.nodes))
+    varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
+    whole, spread = 0.0, 0.0
+    for reach, x in parts_by_reach(square, varying):
+        if not reach.axes:
+            whole = float(np.mean(average(square, of=x)) ** 2)
+        elif (n := copies_in(reach, counts)) > 1:
+            spread += float(np.mean(average(square, of=squared(x)))) / (n - 1)
+    return 2 * whole / spread if spread > 0 else math.inf

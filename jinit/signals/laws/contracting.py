@@ -15,7 +15,9 @@ from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.align import SIZES, sizes_of
 from jinit.signals.laws.arrays import is_traced, xp
+from jinit.signals.laws.averages import summed
 from jinit.signals.laws.folding import Folds, folds_of, meeting_places
+from jinit.signals.laws.grids import grid_of, spread, union, weights_of
 from jinit.signals.laws.law import (
     Axes,
     Law,
@@ -30,9 +32,9 @@ from jinit.signals.laws.law import (
 from jinit.signals.laws.levels import levels_by_variance
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.moving import relabelled
-from jinit.signals.laws.pointwise import LAYER, LIMIT, TIDY, grid_of, narrowed, spread, union, weights_of
-from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
-from jinit.signals.laws.runs import Reach, alike_in, runs_of, together
+from jinit.signals.laws.pointwise import LAYER, LIMIT, TIDY, narrowed
+from jinit.signals.laws.roots import COTANGENT, DEVIATION, PLACE, SIGNAL, Root
+from jinit.signals.laws.runs import Reach, alike_in, copies_in, runs_of, together
 from jinit.signals.laws.runs import summed as summed_reach
 
 # Of variances: so much less than another is a rounding error.
@@ -276,11 +278,14 @@ def total(
     out = dataclasses.replace(out, shape=tuple(shape), fixed_sums=_left_of_sums(law, axes, counts))
     spread_out: Any = 0.0
     parts: list[tuple[Reach, Array]] = []
+    copies: list[float] = []
+    known = any(r.kind == DEVIATION and not r.axes & axes for r in law.roots)
     for moving, variance in found.items():
-        if counts is None and law.adds_to_nothing(axes, moving.axes):
+        if counts is None and (law.adds_to_nothing(axes, moving.axes) or (known and not law.is_linear)):
             continue
         alike = {i: alike_in(n[i], moving.run(i), sliding=i in sliding) for i in n}
-        terms = math.prod(n[i] * alike[i] if i in moving.axes else n[i] ** 2 for i in n)
+        copies.append(copies_in(moving, n, sliding))
+        terms = math.prod(n.values()) ** 2 / copies[-1]
         variance = xp.squeeze(variance, tuple(varying)) * xp.asarray(terms, variance.dtype)
         spread_out = spread_out + variance
         longer = {k: n[k] / alike[k] * shape[k] / law.shape[k] if k in n else 1.0 for k in moving.axes}
@@ -290,7 +295,8 @@ def total(
     if not varying or not left:
         return out
     mine = summed_reach(parts, left, shape).runs
-    root = Root(name, left, COTANGENT if law.is_linear else SIGNAL, average=not keep, runs=mine)
+    few = summed(law, axes, left, copies) if not keep and counts is None else None
+    root = Root(name, left, COTANGENT if law.is_linear else SIGNAL, not keep, mine, summed=few)
     return plus_normal(out, spread_out, root, 64 if keep else 5)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -167,23 +167,6 @@ def first_along(law: Law, positions: Iterable[int]) -> Array:
     return law.nodes[tuple(slice(0, 1) if i in gone else slice(None) for i in range(len(law.roots)))]
 
 
-def forget_averages(law: Law) -> Law:
-    """`law` with means over entries taken as exact.
-
-    The middle node is kept: averaging over it would change a function of the mean, so that for instance a
-    normalised signal no longer had second moment one.
-    """
-    gone = [i for i, r in enumerate(law.roots) if r.average]
-    nodes = law.nodes
-    for i in gone:
-        if law.roots[i].kind == COTANGENT:
-            nodes = average(law, [i], nodes)
-        else:
-            middle = nodes.shape[i] // 2
-            nodes = nodes[(*(slice(None),) * i, slice(middle, middle + 1))]
-    return without(law, gone, nodes)
-
-
 def components(law: Law, varying: Sequence[int]) -> list[tuple[frozenset[int], Array]]:
     """The orthogonal parts of the entries, by the set of roots that each is a function of.
 
@@ -213,33 +196,43 @@ def spread_by_axes(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Axes, 
 def spread_by_reach(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Reach, Array]]:
     """Mean and, by how it differs, variance of the parts of an entry.
 
-    Both are conditional on the roots that are not at positions `varying`, and keep all axes of the nodes. Of
-    places among these the mean is taken: of variances where a part differs from place to place anyway, else
-    of the part itself, as in a sum over all places.
+    Both are conditional on the roots that are not at positions `varying`, and keep all axes of the nodes.
+    """
+    mean, found = law.nodes, dict[Reach, Array]()
+    for reach, x in parts_by_reach(law, varying):
+        if reach.axes:
+            _add(found, reach, average(law, varying, squared(x)))
+        else:
+            mean = x
+    return mean, found
+
+
+def parts_by_reach(law: Law, varying: Sequence[int]) -> Iterator[tuple[Reach, Array]]:
+    """The orthogonal parts of an entry, each with how it differs; without axes, the mean.
+
+    Of places among the roots at positions `varying` the mean is taken where a part does not differ from place
+    to place anyway, as in a sum over all places.
     """
     random = [i for i in varying if law.roots[i].kind != PLACE]
     at = [i for i in varying if law.roots[i].kind == PLACE]
     order = sorted(random, key=lambda i: (len(law.roots[i].axes), sorted(law.roots[i].axes)))
     chain = all(law.roots[i].axes <= law.roots[j].axes for i, j in itertools.pairwise(order))
     chain = chain and not any(law.roots[i].runs for i in order)
-    found: dict[Reach, Array] = {}
 
-    def add(own: Iterable[int], x: Array) -> None:
+    def part(own: Iterable[int], x: Array) -> tuple[Reach, Array]:
         reach = together(law.roots[i] for i in own)
-        x = average(law, [i for i in at if not law.roots[i].axes <= reach.axes], x)
-        _add(found, reach, average(law, varying, squared(x)))
+        return reach, average(law, [i for i in at if not law.roots[i].axes <= reach.axes], x)
 
     if not chain:
-        (_, mean), *parts = components(law, random)
-        for own, x in parts:
-            add(own, x)
-        return average(law, at, mean), found
+        for own, x in components(law, random):
+            yield part(own, x)
+        return
     x = law.nodes  # with nested axes, what a root adds to those before it differs along its own
     for i in reversed(order):
         mean = average(law, [i], x)
-        add([i], x - mean)
+        yield part([i], x - mean)
         x = mean
-    return average(law, at, x), found
+    yield part([], x)
 
 
 def _add(found: dict[Any, Array], key: Any, variance: Array) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 from jinit.signals.laws import places
 from jinit.signals.laws.align import canonical
 from jinit.signals.laws.arrays import is_traced, xp
-from jinit.signals.laws.law import Law, all_axes, as_float, forget_averages
+from jinit.signals.laws.averages import forgotten, returned
+from jinit.signals.laws.law import Law, all_axes, as_float
 from jinit.signals.laws.levels import levels_of
 from jinit.signals.laws.roots import PLACE, Root
 from jinit.signals.laws.runs import Axes, Reach, moved, runs_of
@@ -37,7 +38,8 @@ def relabelled(
         axes = frozenset().union(*(axis_map[i] for i in root.axes)) & real
         name = rename(root) if rename is not None else root.name
         runs = tuple((k, b) for k, b in moved(root, axis_map, law.shape) if k in real)
-        roots.append(dataclasses.replace(root, name=name, axes=axes, runs=runs))
+        kept = root.summed if name == root.name else None
+        roots.append(dataclasses.replace(root, name=name, axes=axes, runs=runs, summed=kept))
     fixed = frozenset(_moved(axes, axis_map) & real for axes in law.fixed_sums) - {frozenset()}
     same = all(new.name == old.name for new, old in zip(roots, law.roots, strict=True))
     origin = law.origin if same else None  # other variables, though of the same law
@@ -53,8 +55,8 @@ def _moved(axes: Axes, axis_map: AxisMap) -> Axes:
 
 def broadcast(law: Law, dimensions: Sequence[int], shape: Sequence[int]) -> Law:
     """`broadcast_in_dim`: axis `i` becomes axis `dimensions[i]`."""
-    law = forget_averages(law) if math.prod(shape) > law.size else law
-    return relabelled(law, [frozenset([d]) for d in dimensions], shape)
+    moved = relabelled(law, [frozenset([d]) for d in dimensions], shape)
+    return returned(moved, shape) if math.prod(shape) > law.size else moved
 
 
 def squeezed(law: Law, dimensions: Sequence[int], shape: Sequence[int]) -> Law:
@@ -188,7 +190,7 @@ def tiled(law: Law, reps: Sequence[int], name: Hashable) -> Law:
     shape = [n * r for n, r in zip(law.shape, reps, strict=True)]
     again = frozenset(i for i, r in enumerate(reps) if r > 1)
     law = places.picked(law, {i: np.tile(np.arange(law.shape[i]), reps[i]) for i in again})
-    law = rearranged(forget_averages(law) if again else law, again, shape, name)
+    law = rearranged(forgotten(law) if again else law, again, shape, name)
     roots = []
     for root in law.roots:
         if root.kind == PLACE:
@@ -256,7 +258,7 @@ def mixture(
 ) -> Law:
     """Entries of several laws side by side along `axes`, in these shares."""
     linear = any(p.is_linear for p in parts)
-    parts = places.refined([places.as_signals(forget_averages(as_float(p)), axes) for p in parts])
+    parts = places.refined([places.as_signals(forgotten(as_float(p)), axes) for p in parts])
     levels, at = levels_of(*parts), places.union_of(parts)
     aligned = [canonical(places.along(p, at), levels, name, linear=linear) for p in parts]
     first = aligned[0]

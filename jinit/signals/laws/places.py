@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.law import Law, first_along, without
-from jinit.signals.laws.roots import PLACE, SIGNAL, Places, Root
+from jinit.signals.laws.roots import DEVIATION, PLACE, SIGNAL, Places, Root
 
 # Classes of places along an axis at most, by the number of axes that windows slide along.
 MOST = {1: 12, 2: 4, 3: 3}
@@ -231,9 +231,9 @@ def _mixed(nodes: Array, axis: int, shares: np.ndarray) -> Array:
     return xp.moveaxis(xp.sign(mean) * xp.sqrt(square), 0, axis)
 
 
-def differing(law: Law) -> Law:
-    """`law`, without those places that make no difference any more, as behind a normalization."""
-    for i in reversed(positions(law)):
+def differing(law: Law, kinds: Collection[str] = (PLACE, DEVIATION)) -> Law:
+    """`law`, without those of such roots that make no difference any more, as behind a normalization."""
+    for i in reversed([i for i, r in enumerate(law.roots) if r.kind in kinds]):
         if is_traced(law.nodes) or not np.issubdtype(law.nodes.dtype, np.floating):
             return law
         size = np.sqrt(np.mean(np.square(law.nodes))) if law.nodes.size else 0.0

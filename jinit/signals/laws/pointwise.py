@@ -19,9 +19,10 @@ from jinit.signals.laws.align import (
     level_moments,
     normal_sum,
 )
-from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.averages import returned, without_deviations
 from jinit.signals.laws.coarse import as_coarse, coarser
-from jinit.signals.laws.law import Law, forget_averages, node_dtype
+from jinit.signals.laws.grids import grid_of, on_grid, union
+from jinit.signals.laws.law import Law, node_dtype
 from jinit.signals.laws.levels import Levels, levels_of
 from jinit.signals.laws.pairing import paired
 from jinit.signals.laws.roots import COTANGENT, MASK, PLACE, Root
@@ -52,8 +53,8 @@ def pointwise(
       kind: name of the primitive, if it is one of those that moments go through exactly.
     """
     shape = outs[0].shape
-    laws = [forget_averages(x) if x.size < math.prod(shape) else x for x in laws]
-    laws = places.refined(as_coarse(laws))
+    laws = [returned(x, shape) if x.size < math.prod(shape) else x for x in laws]
+    laws = places.refined(as_coarse(without_deviations(laws)))
     if any(map(_has_mask, laws)) and grid_of(laws) > TIDY:
         laws = [narrowed(x) for x in laws]
     exact = _exact(kind, laws)
@@ -66,8 +67,8 @@ def pointwise(
     if linear and grid_of(laws) > LIMIT:
         laws = _on_few_nodes([_alone(x) for x in laws], LIMIT)
     if grid_of(laws) <= LIMIT:
-        return [_tidied(places.differing(x), (name, i)) for i, x in enumerate(_run(function, laws, outs))]
-    results = _run(function, paired(laws, union(laws), name), outs)
+        return [_tidied(places.differing(x), (name, i)) for i, x in enumerate(on_grid(function, laws, outs))]
+    results = on_grid(function, paired(laws, union(laws), name), outs)
     levels = levels_of(*results)
     return [
         canonical(r, levels, (name, i), exact(levels, places.union_of([r])) if exact else None)
@@ -111,46 +112,6 @@ def _tidied(law: Law, name: Hashable) -> Law:
     if not many or law.is_linear or not jnp.issubdtype(law.nodes.dtype, jnp.floating):
         return law
     return canonical(law, levels, name)
-
-
-def union(laws: Sequence[Law]) -> tuple[Root, ...]:
-    """All roots, in order of appearance."""
-    return tuple(dict.fromkeys(r for law in laws for r in law.roots))
-
-
-def spread(law: Law, roots: Sequence[Root]) -> Array:
-    """Nodes with one axis for each of `roots`, of one entry where the law does not depend on it."""
-    order = [law.roots.index(r) for r in roots if r in law.roots]
-    sizes = [law.nodes.shape[law.roots.index(r)] if r in law.roots else 1 for r in roots]
-    return xp.transpose(law.nodes, order).reshape(sizes)
-
-
-def weights_of(laws: Sequence[Law], roots: Sequence[Root]) -> tuple[Array, ...]:
-    """The weights of each root."""
-    found = {r: w for law in laws for r, w in zip(law.roots, law.weights, strict=True)}
-    return tuple(found[r] for r in roots)
-
-
-def grid_of(laws: Sequence[Law]) -> int:
-    """The number of nodes that these laws have together, at each place."""
-    roots = [r for r in union(laws) if r.kind != PLACE]
-    return math.prod(w.size for w in weights_of(laws, roots))
-
-
-def _run(function: Any, laws: Sequence[Law], outs: Sequence[Any]) -> list[Law]:
-    roots = union(laws)
-    grids = [spread(law, roots) for law in laws]
-    whole = jnp.broadcast_shapes(*(g.shape for g in grids))
-    results = function(*(xp.broadcast_to(g, whole) for g in grids))
-    weights = weights_of(laws, roots)
-    return [
-        Law(_held(x, out.dtype), weights, roots, tuple(out.shape), jnp.dtype(out.dtype))
-        for x, out in zip(results, outs, strict=True)
-    ]
-
-
-def _held(x: Array, dtype: Any) -> Array:
-    return x.astype(node_dtype(dtype)) if jnp.issubdtype(dtype, jnp.inexact) else x
 
 
 def _apart(laws: Sequence[Law]) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 POINTS = 4  # of each panel
 REACH = 9.0
 SLOPE = 0.3
+DEVIATIONS = 3  # nodes of a standard deviation
 
 
 @functools.cache
@@ -29,3 +30,17 @@ def gaussian(size: int) -> tuple[np.ndarray, np.ndarray]:
     weights = np.tile(lengths, panels) * np.exp(-(nodes**2) / 2) * (SLOPE + 3 * (1 - SLOPE) * y**2)
     weights = weights / weights.sum()
     return nodes / np.sqrt((weights * nodes**2).sum()), weights
+
+
+@functools.lru_cache(maxsize=256)
+def deviations(freedom: float) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights for `s`, where `s²` is `χ²/freedom` of so many degrees of freedom, more than two.
+
+    Gauss–Laguerre: exact for `1/s²`, one and `s²`. A last node, of no weight, is at one.
+    """
+    half, points = freedom / 2, np.arange(DEVIATIONS)
+    tilted = half - 2  # the weight function is that of `t` times `1/t`
+    diagonal, beside = 2 * points + tilted + 1, np.sqrt(points[1:] * (points[1:] + tilted))
+    squares, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
+    weights = vectors[0] ** 2 * squares
+    return np.sqrt([*squares / half, 1.0]), np.array([*weights / weights.sum(), 0.0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.runs import Axes, Runs
 
 SIGNAL, WEIGHT, COTANGENT, MASK, PLACE = "signal", "weight", "cotangent", "mask", "place"
+DEVIATION = "deviation"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +43,14 @@ class Root:
       name: equal names and axes mean the same random variables.
       axes: axes of the array along which fresh independent copies stand; it is constant along the others.
       kind: SIGNAL; WEIGHT, of a parameter; or COTANGENT, of which only two moments matter, since gradients
-        are linear in it; MASK, of which entries count, kept apart from the others while grids allow it; or
+        are linear in it; MASK, of which entries count, kept apart from the others while grids allow it;
+        DEVIATION, the standard deviation of few entries over what it is of many, its last node at one; or
         PLACE, not random, but where along its one axis an entry stands.
       average: whether it is what is left of an average over entries, to be forgotten where the average
         is broadcast back to what it was taken over.
       runs: of axes along which the copies come in runs, to how many entries one is alike (`Reach`).
       places: of a PLACE, which index is of which node.
+      summed: of what is left of an average over few entries of a gradient, these (`averages.Summed`).
     """
 
     name: Hashable
@@ -55,3 +59,4 @@ class Root:
     average: bool = False
     runs: Runs = ()
     places: Places | None = None
+    summed: Any = dataclasses.field(default=None, compare=False, repr=False)

@@ -97,3 +97,10 @@ def alike_in(count: float, run: float, *, sliding: bool) -> float:
     if not sliding:
         return max(1.0, min(run, count))
     return 1 + 2 * sum((1 - d / count) * max(0.0, 1 - d / run) for d in range(1, math.ceil(count)))
+
+
+def copies_in(reach: Reach, counts: Mapping[int, float], sliding: Axes = frozenset()) -> float:
+    """How many independent copies of what differs so there are among so many entries along each axis."""
+    return math.prod(
+        n / alike_in(n, reach.run(i), sliding=i in sliding) for i, n in counts.items() if i in reach.axes
+    )

@@ -1,0 +1,134 @@
+"""Means over entries, broadcast back to those that they were taken over."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+
+import jax
+import numpy as np
+
+from jinit.signals.laws import places
+from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.grids import grid_of, on_grid
+from jinit.signals.laws.law import Axes, Law, average, parts_by_reach, squared, without
+from jinit.signals.laws.roots import COTANGENT, DEVIATION, Root
+from jinit.signals.laws.runs import copies_in
+
+# A mean over more independent entries is taken to have nothing in common with any one of them.
+FEW = 64
+# The largest grid to say what it has in common on.
+LARGEST = 2**18
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Summed:
+    """What a sum was taken over.
+
+    Attributes:
+      law: of the entries.
+      axes: along which they were added up.
+      left: axes along which the sums differ.
+    """
+
+    law: Law
+    axes: Axes
+    left: Axes
+
+    def in_common(self) -> tuple[Law, Law]:
+        """What the mean has in common with an entry, and the standard deviation of the rest of it.
+
+        Both in standard deviations of the mean. The mean of `n` independent copies of a part `x` is
+        `x / n` and what the others add.
+        """
+        law = self.law
+        varying = [i for i, r in enumerate(law.roots) if r.axes & self.axes]
+        common, variance, explained = xp.zeros((), law.nodes.dtype), 0.0, 0.0
+        for reach, x in parts_by_reach(law, varying):
+            if reach.axes:
+                n = xp.asarray(copies_in(reach, self.counts()), law.nodes.dtype)
+                v = average(law, varying, squared(x))
+                common, variance, explained = common + x / n, variance + v / n, explained + v / n**2
+        least = xp.asarray(np.finfo(law.nodes.dtype).tiny, law.nodes.dtype)
+        variance = xp.maximum(variance, least)
+        rest = xp.sqrt(xp.maximum(1 - explained / variance, xp.zeros((), law.nodes.dtype)))
+        nodes = xp.broadcast_to(common / xp.sqrt(variance), law.nodes.shape)
+        return dataclasses.replace(law, nodes=nodes), without(law, varying, rest)
+
+    def counts(self) -> dict[int, float]:
+        """The number of entries along each axis."""
+        return {i: float(self.law.shape[i]) for i in self.axes}
+
+
+def summed(law: Law, axes: Axes, left: Axes, copies: Sequence[float]) -> Summed | None:
+    """What a gradient is summed over, if there are few independent copies of any of its parts."""
+    return Summed(law, axes, left) if law.is_linear and min(copies) <= FEW else None
+
+
+def returned(law: Law, shape: Sequence[int]) -> Law:
+    """`law`, of an array of this rank, broadcast to `shape`."""
+    known = [r for r in law.roots if _is_of(r, shape)]
+    law = forgotten(law, but=known)
+    for root in known:
+        law = _with_common(law, root) or law
+    return forgotten(law)
+
+
+def _is_of(root: Root, shape: Sequence[int]) -> bool:
+    whole = root.summed
+    return root.average and whole is not None and whole.law.shape == tuple(shape) and whole.left == root.axes
+
+
+def _with_common(law: Law, root: Root) -> Law | None:
+    """`law`, with the average at `root` as a function of the entry; unless that takes too large a grid."""
+    i = law.roots.index(root)
+    common, rest = root.summed.in_common()
+    slope = (law.nodes.take(xp.asarray([1]), i) - law.nodes.take(xp.asarray([0]), i)) / 2
+    others = dataclasses.replace(
+        without(law, [i], average(law, [i])), nodes=xp.zeros((), law.nodes.dtype), weights=(), roots=()
+    )
+    signs = xp.asarray([-1, 1], law.nodes.dtype)
+    left = Root((root.name, "rest"), root.axes, COTANGENT)
+    sign = dataclasses.replace(others, nodes=signs, weights=(law.weights[i],), roots=(left,))
+    laws = [without(law, [i], average(law, [i])), without(law, [i], slope), common, rest, sign]
+    laws = places.refined(laws)
+    if grid_of(laws) > LARGEST:
+        return None
+    out = jax.ShapeDtypeStruct(common.shape, law.dtype)
+    (found,) = on_grid(lambda mean, a, x, b, sign: [mean + a * (x + b * sign)], laws, [out])
+    return dataclasses.replace(found, fixed_sums=law.fixed_sums)
+
+
+def forgotten(law: Law, but: Collection[Root] = ()) -> Law:
+    """`law` with means over entries taken as exact, `but` for these.
+
+    The middle node is kept: averaging over it would change a function of the mean, so that for instance a
+    normalised signal no longer had second moment one.
+    """
+    gone = [i for i, r in enumerate(law.roots) if r.average and r not in but]
+    nodes = law.nodes
+    for i in gone:
+        if law.roots[i].kind == COTANGENT:
+            nodes = average(law, [i], nodes)
+        else:
+            middle = nodes.shape[i] // 2
+            nodes = nodes[(*(slice(None),) * i, slice(middle, middle + 1))]
+    return without(law, gone, nodes)
+
+
+def without_deviations(laws: Sequence[Law]) -> list[Law]:
+    """Signals, each with a standard deviation as of many where it meets entries that are not known by it."""
+    if any(law.is_linear for law in laws):
+        return list(laws)
+    return [_as_of_many(law, [other for other in laws if other is not law]) for law in laws]
+
+
+def _as_of_many(law: Law, others: Sequence[Law]) -> Law:
+    met = [x for x in others if not x.is_weight]
+    gone = [
+        i for i, r in enumerate(law.roots)
+        if r.kind == DEVIATION and not law.axes_varying() - r.axes
+        and any(x.axes_varying() - r.axes for x in met) and not any(r in x.roots for x in met)
+    ]  # fmt: skip
+    last = tuple(slice(-1, None) if i in gone else slice(None) for i in range(len(law.roots)))
+    return without(law, gone, law.nodes[last])
