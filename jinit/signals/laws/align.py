@@ -94,7 +94,7 @@ def canonical(
     quantiles, for gradients (`linear`) as a normal. What it had in common with other laws is lost. `sizes`
     are the numbers of nodes, those of `SIZES` by default. All this at each place, where places differ.
     """
-    law = as_float(law)
+    law = dataclasses.replace(as_float(law), alike=frozenset())
     kind = COTANGENT if (law.is_linear if linear is None else linear) else SIGNAL
     runs = _runs(law, levels)
     roots = tuple(Root((name, i), axes, kind, runs=runs[i]) for i, axes in enumerate(levels))

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jinit.signals.laws import places
-from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.grids import grid_of, on_grid
 from jinit.signals.laws.law import Axes, Law, average, parts_by_reach, squared, without
 from jinit.signals.laws.roots import COTANGENT, DEVIATION, Root
@@ -35,34 +35,33 @@ class Summed:
     axes: Axes
     left: Axes
 
-    def in_common(self) -> tuple[Law, Law]:
-        """What the mean has in common with an entry, and the standard deviation of the rest of it.
+    def in_common(self) -> Law:
+        """What the mean has in common with an entry, in standard deviations of the mean.
 
-        Both in standard deviations of the mean. The mean of `n` independent copies of a part `x` is
-        `x / n` and what the others add.
+        The mean of `n` independent copies of a part `x` is `x / n` and what the others add. It comes back
+        for a projection, which leaves `v - V` of a variance `v`, where `V` is that of the mean. As what the
+        others add is left out, `x / n` counts by so much that this holds.
         """
-        law = self.law
+        law, dtype = self.law, self.law.nodes.dtype
         varying = [i for i, r in enumerate(law.roots) if r.axes & self.axes]
-        common, variance, explained = xp.zeros((), law.nodes.dtype), 0.0, 0.0
+        counts = {i: float(law.shape[i]) for i in self.axes}
+        common, variance, known = (xp.zeros((), dtype) for _ in range(3))
         for reach, x in parts_by_reach(law, varying):
             if reach.axes:
-                n = xp.asarray(copies_in(reach, self.counts()), law.nodes.dtype)
-                v = average(law, varying, squared(x))
-                common, variance, explained = common + x / n, variance + v / n, explained + v / n**2
-        least = xp.asarray(np.finfo(law.nodes.dtype).tiny, law.nodes.dtype)
+                n, v = xp.asarray(copies_in(reach, counts), dtype), average(law, varying, squared(x))
+                common, variance, known = common + x / n, variance + v / n, known + v / n**2
+        least = xp.asarray(np.finfo(dtype).tiny, dtype)
         variance = xp.maximum(variance, least)
-        rest = xp.sqrt(xp.maximum(1 - explained / variance, xp.zeros((), law.nodes.dtype)))
-        nodes = xp.broadcast_to(common / xp.sqrt(variance), law.nodes.shape)
-        return dataclasses.replace(law, nodes=nodes), without(law, varying, rest)
-
-    def counts(self) -> dict[int, float]:
-        """The number of entries along each axis."""
-        return {i: float(self.law.shape[i]) for i in self.axes}
+        share = xp.clip(known / variance, least, 1)
+        counted = (1 - xp.sqrt(1 - share)) / share
+        common = xp.broadcast_to(counted * common / xp.sqrt(variance), law.nodes.shape)
+        return dataclasses.replace(law, nodes=common)
 
 
 def summed(law: Law, axes: Axes, left: Axes, copies: Sequence[float]) -> Summed | None:
     """What a gradient is summed over, if there are few independent copies of any of its parts."""
-    return Summed(law, axes, left) if law.is_linear and min(copies) <= FEW else None
+    few = law.is_linear and not is_traced(law.nodes) and min(copies) <= FEW
+    return Summed(law, axes, left) if few else None
 
 
 def returned(law: Law, shape: Sequence[int]) -> Law:
@@ -82,21 +81,15 @@ def _is_of(root: Root, shape: Sequence[int]) -> bool:
 def _with_common(law: Law, root: Root) -> Law | None:
     """`law`, with the average at `root` as a function of the entry; unless that takes too large a grid."""
     i = law.roots.index(root)
-    common, rest = root.summed.in_common()
+    common = root.summed.in_common()
     slope = (law.nodes.take(xp.asarray([1]), i) - law.nodes.take(xp.asarray([0]), i)) / 2
-    others = dataclasses.replace(
-        without(law, [i], average(law, [i])), nodes=xp.zeros((), law.nodes.dtype), weights=(), roots=()
-    )
-    signs = xp.asarray([-1, 1], law.nodes.dtype)
-    left = Root((root.name, "rest"), root.axes, COTANGENT)
-    sign = dataclasses.replace(others, nodes=signs, weights=(law.weights[i],), roots=(left,))
-    laws = [without(law, [i], average(law, [i])), without(law, [i], slope), common, rest, sign]
+    laws = [without(law, [i], average(law, [i])), without(law, [i], slope), common]
     laws = places.refined(laws)
     if grid_of(laws) > LARGEST:
         return None
     out = jax.ShapeDtypeStruct(common.shape, law.dtype)
-    (found,) = on_grid(lambda mean, a, x, b, sign: [mean + a * (x + b * sign)], laws, [out])
-    return dataclasses.replace(found, fixed_sums=law.fixed_sums)
+    (found,) = on_grid(lambda mean, a, x: [mean + a * x], laws, [out])
+    return dataclasses.replace(found, fixed_sums=law.fixed_sums, alike=root.summed.axes)
 
 
 def forgotten(law: Law, but: Collection[Root] = ()) -> Law:

@@ -16,14 +16,16 @@ from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.averages import FEW
 from jinit.signals.laws.law import Axes, Law, all_axes, average, parts_by_reach, squared
-from jinit.signals.laws.places import differing
-from jinit.signals.laws.quadrature import deviations
+from jinit.signals.laws.places import differing, others_along
+from jinit.signals.laws.quadrature import deviations, of_few
 from jinit.signals.laws.roots import DEVIATION, Root
 from jinit.signals.laws.runs import copies_in
 
 CENTRED = "minus_its_mean"
 # Of fewer, the mean inverse square of a standard deviation is infinite.
 LEAST_FREEDOM = 3.0
+# By which moments, and how nearly, entries are known to be normal.
+NORMAL_MOMENTS, NEAR = {3: 0.0, 4: 3.0}, 0.1
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -68,9 +70,8 @@ def minus_mean(law: Law, axes: Axes) -> Law:
     """
     varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
     fixed = frozenset([axes & all_axes(law.shape)]) - {frozenset()}
-    centred = dataclasses.replace(
-        law, nodes=_centred(law, varying, axes), fixed_sums=law.fixed_sums | fixed, origin=None
-    )
+    nodes = _centred(law, varying, axes)
+    centred = dataclasses.replace(law, nodes=nodes, fixed_sums=law.fixed_sums | fixed, origin=None)
     return centred if law.is_linear or is_traced(law.nodes) else _of_few(centred, axes)
 
 
@@ -81,7 +82,8 @@ def _centred(law: Law, varying: Sequence[int], axes: Axes) -> Array:
     nodes: Any = np.zeros((), law.nodes.dtype)
     for reach, x in parts_by_reach(law, varying):
         if reach.axes:
-            nodes = nodes + x * np.asarray(np.sqrt(max(0.0, 1 - 1 / copies_in(reach, counts))), x.dtype)
+            left = max(0.0, 1 - 1 / copies_in(reach, counts))
+            nodes = nodes + x * np.asarray(np.sqrt(left), x.dtype)
     return xp.broadcast_to(nodes, law.nodes.shape)
 
 
@@ -94,7 +96,9 @@ def _of_few(law: Law, axes: Axes) -> Law:
     freedom = _freedom(law, axes)
     if freedom > FEW:
         return law
-    sizes, weights = deviations(max(freedom, LEAST_FREEDOM))
+    freedom = max(freedom, LEAST_FREEDOM)
+    law = _over_deviation(law, axes, freedom)
+    sizes, weights = deviations(freedom)
     source = tuple((r.name, tuple(sorted(r.axes))) for r in law.roots)
     root = Root((DEVIATION, source), all_axes(law.shape) - axes, DEVIATION)
     return dataclasses.replace(
@@ -104,6 +108,21 @@ def _of_few(law: Law, axes: Axes) -> Law:
         roots=(*law.roots, root),
         is_normal=False,
     )
+
+
+def _over_deviation(law: Law, axes: Axes, freedom: float) -> Law:
+    """Entries, if they are normal, as they are over their own deviation: at most `sqrt(freedom)` of these."""
+    moving = others_along(law, axes)
+
+    def size_of(x: Array) -> Any:
+        return np.sqrt(np.maximum(average(law, moving, squared(x)), np.finfo(x.dtype).tiny))
+
+    size = size_of(law.nodes)
+    unit = law.nodes / size
+    if not all(abs(np.mean(average(law, of=unit**k)) - m) < NEAR for k, m in NORMAL_MOMENTS.items()):
+        return law
+    nodes = np.interp(unit, *of_few(freedom)).astype(law.nodes.dtype)
+    return dataclasses.replace(law, nodes=nodes * (size / size_of(nodes)))
 
 
 def _freedom(law: Law, axes: Axes) -> float:

@@ -39,8 +39,10 @@ def elementwise(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
         if (kept := _unmasked(laws)) is not None:
             return [kept]
         laws = marked(laws)
-    fixed = _fixed_sums(kind, laws)
-    return [dataclasses.replace(x, fixed_sums=fixed) for x in pointwise(run, laws, outs, name, kind)]
+    fixed, alike = _fixed_sums(kind, laws), _alike(laws)
+    return [
+        dataclasses.replace(x, fixed_sums=fixed, alike=alike) for x in pointwise(run, laws, outs, name, kind)
+    ]
 
 
 def on_nodes(eqn: Any, nodes: Sequence[Any]) -> list[Any]:
@@ -87,9 +89,19 @@ def _unmasked(laws: list[Law]) -> Law | None:
     return back[0] if len(back) == 1 and len(rest) == 1 else None
 
 
+def _alike(laws: Sequence[Law]) -> Axes:
+    """Axes along which the results are the same, though not known as such."""
+    known = frozenset[int]().union(*(x.alike for x in laws))
+    return known - frozenset().union(*(_varying(x) for x in laws))
+
+
+def _varying(law: Law) -> Axes:
+    return law.axes_varying() - law.alike
+
+
 def _is_fixed(law: Law, axes: Axes) -> bool:
     """Whether the sum along these axes is fixed, be it because entries are the same along them."""
-    return any(f <= axes for f in law.fixed_sums) or not law.axes_varying() & axes
+    return any(f <= axes for f in law.fixed_sums) or not _varying(law) & axes
 
 
 def _fixed_sums(kind: str, laws: list[Law]) -> frozenset[Axes]:
@@ -102,5 +114,5 @@ def _fixed_sums(kind: str, laws: list[Law]) -> frozenset[Axes]:
         return frozenset(f for f in fixed if all(_is_fixed(x, f) for x in random))
     if kind in ("mul", "div"):
         first, other = (laws[0], laws[1]) if kind == "div" or laws[0].fixed_sums else (laws[1], laws[0])
-        return first.sums_left(other.axes_varying())
+        return first.sums_left(_varying(other))
     return frozenset()

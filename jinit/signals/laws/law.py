@@ -38,6 +38,8 @@ class Law:
       origin: where in the program it was made, which tells equal laws from equal variables.
       fixed_sums: sets of axes, along all of which together entries add up to the sum of their means: to one
         in a softmax, to zero where a mean was subtracted, and in what comes back from either.
+      alike: axes along which entries are in fact the same, though known by what they have in common with each
+        entry (`averages.Summed`).
     """
 
     nodes: Array
@@ -48,6 +50,7 @@ class Law:
     is_normal: bool = dataclasses.field(default=False, metadata={"static": True})
     origin: Hashable = dataclasses.field(default=None, metadata={"static": True})
     fixed_sums: frozenset[Axes] = dataclasses.field(default=frozenset(), metadata={"static": True})
+    alike: Axes = dataclasses.field(default=frozenset(), metadata={"static": True})
 
     @property
     def is_linear(self) -> bool:

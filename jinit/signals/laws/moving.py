@@ -43,7 +43,10 @@ def relabelled(
     fixed = frozenset(_moved(axes, axis_map) & real for axes in law.fixed_sums) - {frozenset()}
     same = all(new.name == old.name for new, old in zip(roots, law.roots, strict=True))
     origin = law.origin if same else None  # other variables, though of the same law
-    return dataclasses.replace(law, roots=tuple(roots), shape=tuple(shape), fixed_sums=fixed, origin=origin)
+    alike = _moved(law.alike, axis_map) & real
+    return dataclasses.replace(
+        law, roots=tuple(roots), shape=tuple(shape), fixed_sums=fixed, alike=alike, origin=origin
+    )
 
 
 def _moved(axes: Axes, axis_map: AxisMap) -> Axes:

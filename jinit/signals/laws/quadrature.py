@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 
@@ -44,3 +45,17 @@ def deviations(freedom: float) -> tuple[np.ndarray, np.ndarray]:
     squares, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
     weights = vectors[0] ** 2 * squares
     return np.sqrt([*squares / half, 1.0]), np.array([*weights / weights.sum(), 0.0])
+
+
+@functools.lru_cache(maxsize=256)
+def of_few(freedom: float) -> tuple[np.ndarray, np.ndarray]:
+    """Quantiles of the standard normal, and of entries of a normal sample less their mean, over its deviation.
+
+    The square of the latter over `freedom`, one less than there are entries, is Beta(1/2, (freedom - 1)/2).
+    """
+    angles = np.linspace(-np.pi / 2, np.pi / 2, 4001)
+    density = np.cos(angles) ** (freedom - 2)
+    below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    normals = np.linspace(-REACH, REACH, 1801)
+    shares = np.array([math.erfc(-z / math.sqrt(2)) / 2 for z in normals])
+    return normals, np.sqrt(freedom) * np.sin(np.interp(shares, below / below[-1], angles))
