@@ -26,7 +26,7 @@ from jinit.signals.laws.law import (
 from jinit.signals.laws.levels import MOST, Levels, level_of, limited, weighed
 from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
-from jinit.signals.laws.runs import Reach, Runs, summed
+from jinit.signals.laws.runs import Reach, summed
 
 # Nodes for each level of the standard form, by the number of levels; the last level is an entry's own.
 SIZES = {0: (), 1: (256,), 2: (64, 256), 3: (12, 16, 64), 4: (4, 12, 6, 48)}
@@ -96,8 +96,8 @@ def canonical(
     """
     law = dataclasses.replace(as_float(law), alike=frozenset())
     kind = COTANGENT if (law.is_linear if linear is None else linear) else SIGNAL
-    runs = _runs(law, levels)
-    roots = tuple(Root((name, i), axes, kind, runs=runs[i]) for i, axes in enumerate(levels))
+    reaches = _reaches(law, levels)
+    roots = tuple(Root((name, i), x.axes, kind, runs=x.runs, fixed=x.fixed) for i, x in enumerate(reaches))
     at = places.weights_of([law])
     sizes = tuple(sizes or sizes_of(len(levels), at))
     if not at and _is_canonical(law, levels, kind, sizes) and moments is None:
@@ -153,23 +153,23 @@ def fewer_cotangents(law: Law, name: Hashable) -> Law:
         mean = average(law, here, x)
         means.append(without(law, ours, average(law, ours, squared(x - mean))))
         x = mean
-    out, runs = without(law, ours, x), _runs(law, levels)
-    for i, (axes, variance) in enumerate(zip(levels, means[::-1], strict=True)):
+    out, reaches = without(law, ours, x), _reaches(law, levels)
+    for i, (reach, variance) in enumerate(zip(reaches, means[::-1], strict=True)):
         spread = variance.nodes.reshape(variance.nodes.shape + (1,) * i)
-        root = Root((name, i), axes, COTANGENT, runs=runs[i])
+        root = Root((name, i), reach.axes, COTANGENT, runs=reach.runs, fixed=reach.fixed)
         out = plus_normal(out, spread, root, 2)
     return out
 
 
-def _runs(law: Law, levels: Levels) -> list[Runs]:
-    """The runs of what differs at each level; those at the first places, for all."""
-    if not any(r.runs for r in law.roots):
-        return [()] * len(levels)
+def _reaches(law: Law, levels: Levels) -> list[Reach]:
+    """How what differs at each level does so; by what it is at the first places, for all."""
+    if not any(r.runs or r.fixed for r in law.roots):
+        return [Reach(axes) for axes in levels]
     law = places.first(law)
     members: list[list[tuple[Reach, Array]]] = [[] for _ in levels]
     for reach, variance in spread_by_reach(law, range(len(law.roots)))[1].items():
         members[next(i for i, axes in enumerate(levels) if reach.axes <= axes)].append((reach, variance))
-    return [summed(here, axes, law.shape).runs for here, axes in zip(members, levels, strict=True)]
+    return [summed(here, axes, law.shape) for here, axes in zip(members, levels, strict=True)]
 
 
 def _levels_of_cotangents(law: Law, ours: Sequence[int]) -> Levels:

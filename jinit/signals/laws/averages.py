@@ -47,7 +47,7 @@ class Summed:
         counts = {i: float(law.shape[i]) for i in self.axes}
         common, variance, known = (xp.zeros((), dtype) for _ in range(3))
         for reach, x in parts_by_reach(law, varying):
-            if reach.axes:
+            if reach.axes and not reach.adds_to_nothing(self.axes):
                 n, v = xp.asarray(copies_in(reach, counts), dtype), average(law, varying, squared(x))
                 common, variance, known = common + x / n, variance + v / n, known + v / n**2
         least = xp.asarray(np.finfo(dtype).tiny, dtype)

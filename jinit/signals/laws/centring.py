@@ -71,7 +71,7 @@ def minus_mean(law: Law, axes: Axes) -> Law:
     varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
     fixed = frozenset([axes & all_axes(law.shape)]) - {frozenset()}
     nodes = _centred(law, varying, axes)
-    centred = dataclasses.replace(law, nodes=nodes, fixed_sums=law.fixed_sums | fixed, origin=None)
+    centred = dataclasses.replace(law, nodes=nodes, origin=None).with_sums(law.fixed_sums | fixed)
     return centred if law.is_linear or is_traced(law.nodes) else _of_few(centred, axes)
 
 
@@ -82,7 +82,8 @@ def _centred(law: Law, varying: Sequence[int], axes: Axes) -> Array:
     nodes: Any = np.zeros((), law.nodes.dtype)
     for reach, x in parts_by_reach(law, varying):
         if reach.axes:
-            left = max(0.0, 1 - 1 / copies_in(reach, counts))
+            lost = 0 if reach.adds_to_nothing(axes) else 1 / copies_in(reach, counts)
+            left = max(0.0, 1 - lost)
             nodes = nodes + x * np.asarray(np.sqrt(left), x.dtype)
     return xp.broadcast_to(nodes, law.nodes.shape)
 

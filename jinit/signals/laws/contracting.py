@@ -75,9 +75,10 @@ def contract(
     spreads: dict[Reach, Any] = {}
     for pair in itertools.product(*(parts for _, parts in factors)):
         _add_spreads(spreads, pair, how, folds, weight)
-    left = [Reach(r.axes, r.runs).along(frozenset(range(rank))) for r in folds.left]
+    left = [Reach(r.axes, r.runs, r.fixed).along(frozenset(range(rank))) for r in folds.left]
     squeezed = [
-        dataclasses.replace(r, axes=x.axes, runs=x.runs) for r, x in zip(folds.left, left, strict=True)
+        dataclasses.replace(r, axes=x.axes, runs=x.runs, fixed=x.fixed)
+        for r, x in zip(folds.left, left, strict=True)
     ]
     known = dict(zip(folds.roots, weights_of(quiet, folds.roots), strict=True))
     law = Law(mean, folds.weights(known), tuple(squeezed), how.shape, jnp.dtype(dtype))
@@ -87,7 +88,7 @@ def contract(
         frozenset(f for f in mine.sums_left(frozenset().union(*other)) if max(f) < rank)
         for mine, other in zip(laws, reversed(how.axes), strict=True)
     ]
-    return dataclasses.replace(out, fixed_sums=fixed[0] | fixed[1])
+    return out.with_sums(fixed[0] | fixed[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,8 +206,9 @@ def normal_sum_of(
         variance: Any = sum((v for _, v in parts), xp.zeros((), mean.nodes.dtype))
         if variance.ndim:
             variance = variance.reshape(variance.shape + (1,) * i)
-        runs = summed_reach(parts, axes, mean.shape).runs
-        out = plus_normal(out, variance, Root((name, i), axes, kind, runs=runs), sizes[i])
+        reach = summed_reach(parts, axes, mean.shape)
+        root = Root((name, i), axes, kind, runs=reach.runs, fixed=reach.fixed)
+        out = plus_normal(out, variance, root, sizes[i])
     return out
 
 
@@ -281,7 +283,8 @@ def total(
     copies: list[float] = []
     known = any(r.kind == DEVIATION and not r.axes & axes for r in law.roots)
     for moving, variance in found.items():
-        if counts is None and (law.adds_to_nothing(axes, moving.axes) or (known and not law.is_linear)):
+        nothing = law.adds_to_nothing(axes, moving.axes) or moving.adds_to_nothing(axes)
+        if counts is None and (nothing or (known and not law.is_linear)):
             continue
         alike = {i: alike_in(n[i], moving.run(i), sliding=i in sliding) for i in n}
         copies.append(copies_in(moving, n, sliding))
@@ -289,14 +292,17 @@ def total(
         variance = xp.squeeze(variance, tuple(varying)) * xp.asarray(terms, variance.dtype)
         spread_out = spread_out + variance
         longer = {k: n[k] / alike[k] * shape[k] / law.shape[k] if k in n else 1.0 for k in moving.axes}
-        reach = Reach(moving.axes, runs_of({k: moving.run(k) * longer[k] for k in moving.axes}))
+        longer = runs_of({k: moving.run(k) * longer[k] for k in moving.axes})
+        reach = Reach(moving.axes, longer, moving.fixed)
         parts.append((reach, variance))
     left = frozenset[int]().union(*(r.axes for r, _ in parts)) & all_axes(shape)
     if not varying or not left:
         return out
-    mine = summed_reach(parts, left, shape).runs
+    mine = summed_reach(parts, left, shape).along(left)
     few = summed(law, axes, left, copies) if not keep and counts is None else None
-    root = Root(name, left, COTANGENT if law.is_linear else SIGNAL, not keep, mine, summed=few)
+    root = Root(
+        name, left, COTANGENT if law.is_linear else SIGNAL, not keep, mine.runs, mine.fixed, summed=few
+    )
     return plus_normal(out, spread_out, root, 64 if keep else 5)
 
 

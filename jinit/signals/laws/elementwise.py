@@ -40,9 +40,8 @@ def elementwise(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
             return [kept]
         laws = marked(laws)
     fixed, alike = _fixed_sums(kind, laws), _alike(laws)
-    return [
-        dataclasses.replace(x, fixed_sums=fixed, alike=alike) for x in pointwise(run, laws, outs, name, kind)
-    ]
+    found = pointwise(run, laws, outs, name, kind)
+    return [dataclasses.replace(x, alike=alike).with_sums(fixed) for x in found]
 
 
 def on_nodes(eqn: Any, nodes: Sequence[Any]) -> list[Any]:

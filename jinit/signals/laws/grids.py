@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +17,11 @@ from jinit.signals.laws.roots import PLACE, Root
 
 def union(laws: Sequence[Law]) -> tuple[Root, ...]:
     """All roots, in order of appearance."""
-    return tuple(dict.fromkeys(r for law in laws for r in law.roots))
+    found: dict[Root, Root] = {}
+    for root in (r for law in laws for r in law.roots):
+        if (known := found.setdefault(root, root)).fixed != root.fixed:
+            found[root] = dataclasses.replace(known, fixed=known.fixed & root.fixed)
+    return tuple(found.values())
 
 
 def spread(law: Law, roots: Sequence[Root]) -> Array:

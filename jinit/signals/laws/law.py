@@ -76,6 +76,16 @@ class Law:
         """Whether the sum of what differs along `own`, times what does along `other`, is a fixed one."""
         return any(f <= summed and f & own and not f & other for f in self.fixed_sums)
 
+    def with_sums(self, fixed: frozenset[Axes]) -> Law:
+        """The law with these fixed sums, of a gradient those of each of its cotangents as well."""
+        roots = tuple(
+            dataclasses.replace(r, fixed=r.fixed | {f for f in fixed if f & r.axes})
+            if r.kind == COTANGENT
+            else r
+            for r in self.roots
+        )
+        return dataclasses.replace(self, roots=roots, fixed_sums=fixed)
+
     def sums_left(self, axes: Axes) -> frozenset[Axes]:
         """The fixed sums along none of these axes."""
         return frozenset(f for f in self.fixed_sums if not f & axes)

@@ -39,7 +39,8 @@ def relabelled(
         name = rename(root) if rename is not None else root.name
         runs = tuple((k, b) for k, b in moved(root, axis_map, law.shape) if k in real)
         kept = root.summed if name == root.name else None
-        roots.append(dataclasses.replace(root, name=name, axes=axes, runs=runs, summed=kept))
+        sums = frozenset(_moved(f, axis_map) & real for f in root.fixed) - {frozenset()}
+        roots.append(dataclasses.replace(root, name=name, axes=axes, runs=runs, fixed=sums, summed=kept))
     fixed = frozenset(_moved(axes, axis_map) & real for axes in law.fixed_sums) - {frozenset()}
     same = all(new.name == old.name for new, old in zip(roots, law.roots, strict=True))
     origin = law.origin if same else None  # other variables, though of the same law

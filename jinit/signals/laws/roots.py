@@ -49,6 +49,7 @@ class Root:
       average: whether it is what is left of an average over entries, to be forgotten where the average
         is broadcast back to what it was taken over.
       runs: of axes along which the copies come in runs, to how many entries one is alike (`Reach`).
+      fixed: sets of axes along which they add up to nothing (`Reach`).
       places: of a PLACE, which index is of which node.
       summed: of what is left of an average over few entries of a gradient, these (`averages.Summed`).
     """
@@ -58,5 +59,6 @@ class Root:
     kind: str = SIGNAL
     average: bool = False
     runs: Runs = ()
+    fixed: frozenset[Axes] = dataclasses.field(default=frozenset(), compare=False)
     places: Places | None = None
     summed: Any = dataclasses.field(default=None, compare=False, repr=False)

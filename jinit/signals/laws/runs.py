@@ -25,10 +25,12 @@ class Reach:
       runs: of axes along which neighbours are alike: to how many entries one is alike, `Σ_d ρ(d)` over their
         correlations. That of the gradient of an average over windows of two is 2. A sum of `n` entries then
         has `n` times as many variances.
+      fixed: of gradients, sets of axes, along all of which together it adds up to nothing.
     """
 
     axes: Axes = frozenset()
     runs: Runs = ()
+    fixed: frozenset[Axes] = frozenset()
 
     def run(self, axis: int) -> float:
         """To how many entries one is alike along an axis."""
@@ -36,7 +38,12 @@ class Reach:
 
     def along(self, axes: Axes) -> Reach:
         """The same along these axes alone."""
-        return Reach(self.axes & axes, tuple((k, b) for k, b in self.runs if k in axes))
+        fixed = frozenset(f & axes for f in self.fixed) - {frozenset()}
+        return Reach(self.axes & axes, tuple((k, b) for k, b in self.runs if k in axes), fixed)
+
+    def adds_to_nothing(self, summed: Axes) -> bool:
+        """Whether it does along these axes."""
+        return any(f & self.axes <= summed for f in self.fixed if f & self.axes)
 
 
 def runs_of(lengths: Mapping[int, float]) -> Runs:
@@ -46,9 +53,11 @@ def runs_of(lengths: Mapping[int, float]) -> Runs:
 
 def together(reaches: Iterable[Any]) -> Reach:
     """How a product differs: along all axes of its factors, in the shorter runs."""
-    found = [Reach(r.axes, r.runs) for r in reaches]
+    found = [Reach(r.axes, r.runs, r.fixed) for r in reaches]
     axes = frozenset[int]().union(*(r.axes for r in found))
-    return Reach(axes, runs_of({k: min(r.run(k) for r in found if k in r.axes) for k in axes}))
+    sums = {f for r in found for f in r.fixed}
+    fixed = frozenset(f for f in sums if all(f in r.fixed or not f & r.axes for r in found))
+    return Reach(axes, runs_of({k: min(r.run(k) for r in found if k in r.axes) for k in axes}), fixed)
 
 
 def summed(members: Sequence[tuple[Reach, Array]], axes: Axes, shape: Sequence[int]) -> Reach:
@@ -62,7 +71,8 @@ def summed(members: Sequence[tuple[Reach, Array]], axes: Axes, shape: Sequence[i
             lengths[k] = min(own, default=1.0)
         else:
             lengths[k] = sum(b * w for b, w in zip(own, weights, strict=True)) / sum(weights)
-    return Reach(axes, runs_of(lengths))
+    fixed = [r.fixed for r, _ in members]
+    return Reach(axes, runs_of(lengths), frozenset.intersection(*fixed) if fixed else frozenset())
 
 
 def moved(root: Any, axis_map: Sequence[Axes], before: Sequence[int]) -> Runs:
