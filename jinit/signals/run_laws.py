@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -198,6 +199,7 @@ def _value(
 def _weight(mean: Any, variance: Any, name: Any, shape: tuple[int, ...], dtype: Any, axes: int) -> Value:
     """Normal entries; of moments of their own along the first axes."""
     if not axes:
-        return normal(mean, variance, name, shape, dtype, size=15, kind=WEIGHT)
+        law = normal(mean, variance, name, shape, dtype, size=15, kind=WEIGHT)
+        return dataclasses.replace(law, parameters=frozenset([name]))
     step = jax.vmap(lambda m, v: _weight(m, v, name, shape[1:], dtype, axes - 1))
     return Stacked(jax.tree.map(near, step(jnp.asarray(mean), jnp.asarray(variance))), shape[0])

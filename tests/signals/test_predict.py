@@ -225,6 +225,36 @@ def test_what_mixes_entries_is_no_function_of_entries(function):
         predicted(shapes(64), Shape((8, 64), "float32"))
 
 
+def test_a_weight_that_meets_itself_is_refused_unless_given():
+    """By its variances alone a power iteration came out a million times too large."""
+
+    def scaled(w: Any) -> Any:
+        u = w.T @ (w @ jnp.ones(64))
+        return w / jnp.linalg.norm(w @ (u / jnp.linalg.norm(u)))
+
+    def apply(p: Any, x: Any) -> Any:
+        return x @ scaled(p["a"]) @ p["b"]
+
+    x = Shape((8, 64), "float32")
+    with pytest.raises(NotImplementedError, match=r"a weight meets what is made of it.*give `params`"):
+        jinit.predict(apply, weights=lambda path: 1 / 64)(shapes(64), x)
+    keys = dict(zip("ab", jax.random.split(jax.random.key(0)), strict=True))
+    params = {k: jax.random.normal(key, (64, 64)) / 8 for k, key in keys.items()}
+    records = jinit.predict(apply)(params, x)
+    wanted = 64 * jnp.mean(jnp.square(scaled(params["a"])))
+    np.testing.assert_allclose(records["a"].output.second_moment, wanted, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "of", [lambda w: w / jnp.linalg.norm(w, axis=0, keepdims=True), lambda w: (w - w.mean(0)[None]) * 2]
+)
+def test_a_weight_made_of_itself_entry_by_entry_is_followed(of):
+    records = jinit.predict(lambda p, x: x @ of(p["a"]) @ p["b"], weights=lambda path: 1 / 64)(
+        shapes(64), Shape((8, 64), "float32")
+    )
+    assert np.isfinite(records["b"].output.second_moment)
+
+
 def test_what_is_not_needed_is_not_refused():
     def apply(p: Any, x: Any) -> Any:
         out = jnp.tanh(x @ p["a"]) @ p["b"]

@@ -19,11 +19,11 @@ from jinit.signals.laws.law import (
     average,
     constant,
     plus_normal,
-    spread_by_reach,
     squared,
     without,
 )
 from jinit.signals.laws.levels import MOST, Levels, level_of, limited, weighed
+from jinit.signals.laws.parts import spread_by_reach
 from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, summed

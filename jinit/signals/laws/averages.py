@@ -11,7 +11,8 @@ import numpy as np
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.grids import grid_of, on_grid
-from jinit.signals.laws.law import Axes, Law, average, parts_by_reach, squared, without
+from jinit.signals.laws.law import Axes, Law, average, squared, without
+from jinit.signals.laws.parts import parts_by_reach
 from jinit.signals.laws.roots import COTANGENT, DEVIATION, Root
 from jinit.signals.laws.runs import copies_in
 
@@ -47,8 +48,11 @@ class Summed:
         counts = {i: float(law.shape[i]) for i in self.axes}
         common, variance, known = (xp.zeros((), dtype) for _ in range(3))
         for reach, x in parts_by_reach(law, varying):
-            if reach.axes and not reach.adds_to_nothing(self.axes):
-                n, v = xp.asarray(copies_in(reach, counts), dtype), average(law, varying, squared(x))
+            if reach.axes:
+                n, v = (
+                    xp.asarray(copies_in(reach, counts, law.shape), dtype),
+                    average(law, varying, squared(x)),
+                )
                 common, variance, known = common + x / n, variance + v / n, known + v / n**2
         least = xp.asarray(np.finfo(dtype).tiny, dtype)
         variance = xp.maximum(variance, least)

@@ -15,10 +15,11 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.averages import FEW
-from jinit.signals.laws.law import Axes, Law, all_axes, average, parts_by_reach, squared
+from jinit.signals.laws.law import Axes, Law, all_axes, average, squared
+from jinit.signals.laws.parts import parts_by_reach
 from jinit.signals.laws.places import differing, others_along
 from jinit.signals.laws.quadrature import deviations, of_few
-from jinit.signals.laws.roots import DEVIATION, Root
+from jinit.signals.laws.roots import COTANGENT, DEVIATION, SIGNAL, Root
 from jinit.signals.laws.runs import copies_in
 
 CENTRED = "minus_its_mean"
@@ -71,7 +72,8 @@ def minus_mean(law: Law, axes: Axes) -> Law:
     varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
     fixed = frozenset([axes & all_axes(law.shape)]) - {frozenset()}
     nodes = _centred(law, varying, axes)
-    centred = dataclasses.replace(law, nodes=nodes, origin=None).with_sums(law.fixed_sums | fixed)
+    centred = dataclasses.replace(law, nodes=nodes, origin=None)
+    centred = centred.with_sums(law.fixed_sums | fixed, COTANGENT if law.is_linear else SIGNAL)
     return centred if law.is_linear or is_traced(law.nodes) else _of_few(centred, axes)
 
 
@@ -82,8 +84,7 @@ def _centred(law: Law, varying: Sequence[int], axes: Axes) -> Array:
     nodes: Any = np.zeros((), law.nodes.dtype)
     for reach, x in parts_by_reach(law, varying):
         if reach.axes:
-            lost = 0 if reach.adds_to_nothing(axes) else 1 / copies_in(reach, counts)
-            left = max(0.0, 1 - lost)
+            left = max(0.0, 1 - 1 / copies_in(reach, counts, law.shape))
             nodes = nodes + x * np.asarray(np.sqrt(left), x.dtype)
     return xp.broadcast_to(nodes, law.nodes.shape)
 
@@ -135,6 +136,6 @@ def _freedom(law: Law, axes: Axes) -> float:
     for reach, x in parts_by_reach(square, varying):
         if not reach.axes:
             whole = float(np.mean(average(square, of=x)) ** 2)
-        elif (n := copies_in(reach, counts)) > 1:
+        elif (n := copies_in(reach, counts, law.shape)) > 1:
             spread += float(np.mean(average(square, of=squared(x)))) / (n - 1)
     return 2 * whole / spread if spread > 0 else math.inf

@@ -15,7 +15,6 @@ from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.align import SIZES, sizes_of
 from jinit.signals.laws.arrays import is_traced, xp
-from jinit.signals.laws.averages import summed
 from jinit.signals.laws.folding import Folds, folds_of, meeting_places
 from jinit.signals.laws.grids import grid_of, spread, union, weights_of
 from jinit.signals.laws.law import (
@@ -25,16 +24,16 @@ from jinit.signals.laws.law import (
     average,
     first_along,
     plus_normal,
-    spread_by_reach,
     squared,
     without,
 )
 from jinit.signals.laws.levels import levels_by_variance
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.moving import relabelled
+from jinit.signals.laws.parts import spread_by_reach
 from jinit.signals.laws.pointwise import LAYER, LIMIT, TIDY, narrowed
-from jinit.signals.laws.roots import COTANGENT, DEVIATION, PLACE, SIGNAL, Root
-from jinit.signals.laws.runs import Reach, alike_in, copies_in, runs_of, together
+from jinit.signals.laws.roots import COTANGENT, SIGNAL, Root
+from jinit.signals.laws.runs import Reach, sums_of, together
 from jinit.signals.laws.runs import summed as summed_reach
 
 # Of variances: so much less than another is a rounding error.
@@ -61,6 +60,7 @@ def contract(
     rank = len(how.shape)
     wide = (*how.shape, *(2 for _ in how.counts))  # stands for the joint index
     laws = [relabelled(forget_shape(x), m, wide) for x, m in zip((a, b), how.axes, strict=True)]
+    laws = [_with_sums_along(law, how) for law in laws]
     laws = [meeting_places(x, law, k, how) for k, (x, law) in enumerate(zip((a, b), laws, strict=True))]
     laws = places.refined(laws)
     summed = frozenset(how.counts)
@@ -75,13 +75,9 @@ def contract(
     spreads: dict[Reach, Any] = {}
     for pair in itertools.product(*(parts for _, parts in factors)):
         _add_spreads(spreads, pair, how, folds, weight)
-    left = [Reach(r.axes, r.runs, r.fixed).along(frozenset(range(rank))) for r in folds.left]
-    squeezed = [
-        dataclasses.replace(r, axes=x.axes, runs=x.runs, fixed=x.fixed)
-        for r, x in zip(folds.left, left, strict=True)
-    ]
+    left = tuple(r.along(frozenset(range(rank))) for r in folds.left)
     known = dict(zip(folds.roots, weights_of(quiet, folds.roots), strict=True))
-    law = Law(mean, folds.weights(known), tuple(squeezed), how.shape, jnp.dtype(dtype))
+    law = Law(mean, folds.weights(known), left, how.shape, jnp.dtype(dtype))
     linear = any(x.is_linear for x in laws)
     out = normal_sum_of(law, spreads, name, linear=linear, common=weight is not None)
     fixed = [
@@ -163,6 +159,12 @@ def _terms(how: Contraction, index: int, reach: Reach, folds: Folds) -> float:
         return 1.0 if index in folds.indices else how.squares[index]
     terms = how.terms(index, reach.run(index))
     return terms / (how.counts[index] or 1.0) if index in folds.indices else terms
+
+
+def _with_sums_along(law: Law, how: Contraction) -> Law:
+    fixed = [sums_of((how.along_longer(f), share) for f, share in r.fixed) for r in law.roots]
+    roots = (dataclasses.replace(r, fixed=f) for r, f in zip(law.roots, fixed, strict=True))
+    return dataclasses.replace(law, roots=tuple(roots))
 
 
 def _quiet(law: Law, summed: Axes) -> Law:
@@ -253,59 +255,3 @@ def _all_normal(mean: Law, spreads: dict[Reach, Array]) -> tuple[Law, dict[Reach
     for reach, v in found.items():
         _add(totals, reach, at_places(v))
     return without(mean, random, average(mean, random)), totals
-
-
-def total(
-    law: Law, axes: Axes, shape: Sequence[int], name: Hashable, *, keep: bool = False,
-    counts: Mapping[int, float] | None = None, sliding: Axes = frozenset(),
-) -> Law:  # fmt: skip
-    """The law of the sum over `axes`.
-
-    By the law of large numbers that is its mean, given the roots that it does not average, and a normal
-    remainder.
-
-    Args:
-      law: of the entries.
-      axes: axes summed over, or along which windows lie.
-      shape: of the result, with the summed axes of one entry.
-      name: for the new root.
-      keep: whether the remainder stays where the sum is broadcast again, as that of a pooling does.
-      counts: number of terms along each axis, if not all.
-      sliding: axes along which windows begin at every entry, and share most of theirs.
-    """
-    n = {i: float(law.shape[i]) for i in axes} if counts is None else dict(counts)
-    varying = [i for i, r in enumerate(law.roots) if r.axes & axes and (counts is None or r.kind != PLACE)]
-    mean, found = spread_by_reach(law, varying)
-    out = without(law, varying, mean * xp.asarray(math.prod(n.values()), mean.dtype))
-    out = dataclasses.replace(out, shape=tuple(shape), fixed_sums=_left_of_sums(law, axes, counts))
-    spread_out: Any = 0.0
-    parts: list[tuple[Reach, Array]] = []
-    copies: list[float] = []
-    known = any(r.kind == DEVIATION and not r.axes & axes for r in law.roots)
-    for moving, variance in found.items():
-        nothing = law.adds_to_nothing(axes, moving.axes) or moving.adds_to_nothing(axes)
-        if counts is None and (nothing or (known and not law.is_linear)):
-            continue
-        alike = {i: alike_in(n[i], moving.run(i), sliding=i in sliding) for i in n}
-        copies.append(copies_in(moving, n, sliding))
-        terms = math.prod(n.values()) ** 2 / copies[-1]
-        variance = xp.squeeze(variance, tuple(varying)) * xp.asarray(terms, variance.dtype)
-        spread_out = spread_out + variance
-        longer = {k: n[k] / alike[k] * shape[k] / law.shape[k] if k in n else 1.0 for k in moving.axes}
-        longer = runs_of({k: moving.run(k) * longer[k] for k in moving.axes})
-        reach = Reach(moving.axes, longer, moving.fixed)
-        parts.append((reach, variance))
-    left = frozenset[int]().union(*(r.axes for r, _ in parts)) & all_axes(shape)
-    if not varying or not left:
-        return out
-    mine = summed_reach(parts, left, shape).along(left)
-    few = summed(law, axes, left, copies) if not keep and counts is None else None
-    root = Root(
-        name, left, COTANGENT if law.is_linear else SIGNAL, not keep, mine.runs, mine.fixed, summed=few
-    )
-    return plus_normal(out, spread_out, root, 64 if keep else 5)
-
-
-def _left_of_sums(law: Law, axes: Axes, counts: Mapping[int, float] | None) -> frozenset[Axes]:
-    """The fixed sums of a sum over `axes`: along what is left of each, unless over windows."""
-    return law.sums_left(axes) if counts else frozenset(f - axes for f in law.fixed_sums) - {frozenset()}

@@ -13,6 +13,7 @@ from jinit._typing import Array
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.law import Law, node_dtype
 from jinit.signals.laws.roots import PLACE, Root
+from jinit.signals.laws.runs import together
 
 
 def union(laws: Sequence[Law]) -> tuple[Root, ...]:
@@ -20,7 +21,7 @@ def union(laws: Sequence[Law]) -> tuple[Root, ...]:
     found: dict[Root, Root] = {}
     for root in (r for law in laws for r in law.roots):
         if (known := found.setdefault(root, root)).fixed != root.fixed:
-            found[root] = dataclasses.replace(known, fixed=known.fixed & root.fixed)
+            found[root] = dataclasses.replace(known, fixed=together([known, root]).fixed)
     return tuple(found.values())
 
 

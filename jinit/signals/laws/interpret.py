@@ -75,11 +75,11 @@ class Interpreter:
             outs: Any = joint.again(eqn, makers, read, (*at, i)) if of_entries else None
             if outs is None:
                 outs = self.equation(eqn, ins, (*at, i))
+            made_of = _parameters_of(ins)
             if of_entries:
                 makers.note(eqn, ins, outs)
-            env.update(
-                (v, _made(x, (*at, i, k))) for k, (v, x) in enumerate(zip(eqn.outvars, outs, strict=True))
-            )
+            for k, (v, x) in enumerate(zip(eqn.outvars, outs, strict=True)):
+                env[v] = _made(x, (*at, i, k), made_of)
         return [read(v) for v in jaxpr.outvars]
 
     def inner(self, jaxpr: Any, args: Sequence[Value], at: tuple[int, ...]) -> list[Any]:
@@ -192,11 +192,21 @@ def _with_padding(eqn: Any, makers: Mapping[Any, Any]) -> Any:
     )
 
 
-def _made(x: Value, at: Name) -> Value:
+def _made(x: Value, at: Name, parameters: frozenset[Name]) -> Value:
     if not isinstance(x, (Law, Stacked)):
         return x
     x = jax.tree.map(near, x)
-    return dataclasses.replace(x, origin=at) if isinstance(x, Law) and x.origin is None else x
+    if not isinstance(x, Law):
+        return x
+    return dataclasses.replace(x, origin=at if x.origin is None else x.origin, parameters=parameters)
+
+
+def _parameters_of(ins: Sequence[Value]) -> frozenset[Name]:
+    """The parameters that operands are made of, if of these alone."""
+    laws = [x for x in ins if not isinstance(x, Held)]
+    known = all(isinstance(x, Law) and x.parameters for x in laws)
+    inputs = any(INPUTS in x.source for x in ins if isinstance(x, Held))
+    return frozenset().union(*(x.parameters for x in laws)) if known and not inputs else frozenset()  # type: ignore[union-attr]
 
 
 def _picks_rows(kind: str, ins: Sequence[Value]) -> bool:
@@ -242,6 +252,10 @@ def contraction(eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:
             laws.append(as_law(x, (at, i)))
     if broken := [x for x in laws if isinstance(x, Unknown)]:
         return broken[:1] * len(eqn.outvars)
+    if laws[0].parameters & laws[1].parameters and laws[0].origin != laws[1].origin:
+        return unknown(
+            eqn, "a weight meets what is made of itself, as in a power iteration: give `params` as arrays"
+        )
     return list(contracted(eqn, laws, at, weight=weights[0] if len(weights) == 1 else None))
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from jinit._typing import Array, at_least_float32
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, WEIGHT, Root
-from jinit.signals.laws.runs import Axes, Reach, together
+from jinit.signals.laws.runs import Axes, sums_of
 
 
 @jax.tree_util.register_dataclass
@@ -40,6 +39,7 @@ class Law:
         in a softmax, to zero where a mean was subtracted, and in what comes back from either.
       alike: axes along which entries are in fact the same, though known by what they have in common with each
         entry (`averages.Summed`).
+      parameters: those that it is made of, if of these alone and known by their laws.
     """
 
     nodes: Array
@@ -51,6 +51,7 @@ class Law:
     origin: Hashable = dataclasses.field(default=None, metadata={"static": True})
     fixed_sums: frozenset[Axes] = dataclasses.field(default=frozenset(), metadata={"static": True})
     alike: Axes = dataclasses.field(default=frozenset(), metadata={"static": True})
+    parameters: frozenset[Hashable] = dataclasses.field(default=frozenset(), metadata={"static": True})
 
     @property
     def is_linear(self) -> bool:
@@ -76,15 +77,19 @@ class Law:
         """Whether the sum of what differs along `own`, times what does along `other`, is a fixed one."""
         return any(f <= summed and f & own and not f & other for f in self.fixed_sums)
 
-    def with_sums(self, fixed: frozenset[Axes]) -> Law:
-        """The law with these fixed sums, of a gradient those of each of its cotangents as well."""
-        roots = tuple(
-            dataclasses.replace(r, fixed=r.fixed | {f for f in fixed if f & r.axes})
-            if r.kind == COTANGENT
-            else r
-            for r in self.roots
-        )
-        return dataclasses.replace(self, roots=roots, fixed_sums=fixed)
+    def with_sums(self, fixed: frozenset[Axes], kind: str = COTANGENT) -> Law:
+        """The law with these fixed sums, those of what is linear in each root of this kind as well."""
+        roots = list(self.roots)
+        for i, r in enumerate(roots):
+            if r.kind == kind and (mine := [(f, 1.0) for f in fixed if f & r.axes]):
+                roots[i] = dataclasses.replace(r, fixed=sums_of([*r.fixed, *mine]))
+        return dataclasses.replace(self, roots=tuple(roots), fixed_sums=fixed)
+
+    def without_sums(self, axes: Axes) -> Law:
+        """The law without fixed sums along any of these axes."""
+        left = [tuple((f, share) for f, share in r.fixed if not f & axes) for r in self.roots]
+        roots = tuple(dataclasses.replace(r, fixed=f) for r, f in zip(self.roots, left, strict=True))
+        return dataclasses.replace(self, roots=roots, fixed_sums=self.sums_left(axes))
 
     def sums_left(self, axes: Axes) -> frozenset[Axes]:
         """The fixed sums along none of these axes."""
@@ -178,78 +183,6 @@ def first_along(law: Law, positions: Iterable[int]) -> Array:
     """The nodes at the first node of the roots at these positions, their axes kept with one entry."""
     gone = set(positions)
     return law.nodes[tuple(slice(0, 1) if i in gone else slice(None) for i in range(len(law.roots)))]
-
-
-def components(law: Law, varying: Sequence[int]) -> list[tuple[frozenset[int], Array]]:
-    """The orthogonal parts of the entries, by the set of roots that each is a function of.
-
-    `x = Σ_S x_S` over subsets `S` of the roots at positions `varying`, where `x_S` has mean zero over every
-    root in `S`, so that `E[x²] = Σ_S E[x_S²]`, all conditional on the other roots (Hoeffding, *A class of
-    statistics with asymptotically normal distribution*, 1948).
-    """
-    parts = [(frozenset[int](), law.nodes)]
-    for i in varying:
-        split = []
-        for roots, x in parts:
-            mean = average(law, [i], x)
-            split += [(roots, mean), (roots | {i}, x - mean)]
-        parts = split
-    return parts
-
-
-def spread_by_axes(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Axes, Array]]:
-    """Mean and, by the axes along which it differs, variance of the parts of an entry."""
-    mean, by_reach = spread_by_reach(law, varying)
-    found: dict[Axes, Array] = {}
-    for reach, variance in by_reach.items():
-        _add(found, reach.axes, variance)
-    return mean, found
-
-
-def spread_by_reach(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Reach, Array]]:
-    """Mean and, by how it differs, variance of the parts of an entry.
-
-    Both are conditional on the roots that are not at positions `varying`, and keep all axes of the nodes.
-    """
-    mean, found = law.nodes, dict[Reach, Array]()
-    for reach, x in parts_by_reach(law, varying):
-        if reach.axes:
-            _add(found, reach, average(law, varying, squared(x)))
-        else:
-            mean = x
-    return mean, found
-
-
-def parts_by_reach(law: Law, varying: Sequence[int]) -> Iterator[tuple[Reach, Array]]:
-    """The orthogonal parts of an entry, each with how it differs; without axes, the mean.
-
-    Of places among the roots at positions `varying` the mean is taken where a part does not differ from place
-    to place anyway, as in a sum over all places.
-    """
-    random = [i for i in varying if law.roots[i].kind != PLACE]
-    at = [i for i in varying if law.roots[i].kind == PLACE]
-    order = sorted(random, key=lambda i: (len(law.roots[i].axes), sorted(law.roots[i].axes)))
-    chain = all(law.roots[i].axes <= law.roots[j].axes for i, j in itertools.pairwise(order))
-    chain = chain and not any(law.roots[i].runs for i in order)
-
-    def part(own: Iterable[int], x: Array) -> tuple[Reach, Array]:
-        reach = together(law.roots[i] for i in own)
-        return reach, average(law, [i for i in at if not law.roots[i].axes <= reach.axes], x)
-
-    if not chain:
-        for own, x in components(law, random):
-            yield part(own, x)
-        return
-    x = law.nodes  # with nested axes, what a root adds to those before it differs along its own
-    for i in reversed(order):
-        mean = average(law, [i], x)
-        yield part([i], x - mean)
-        x = mean
-    yield part([], x)
-
-
-def _add(found: dict[Any, Array], key: Any, variance: Array) -> None:
-    found[key] = found[key] + variance if key in found else variance
 
 
 def squared(x: Array) -> Array:

@@ -154,7 +154,7 @@ def _join(old: Value, new: Value, name: Name) -> Value:
         return Unknown("a loop carries whole numbers that depend on signals")
     form = canonical(a, levels, name, linear=a.is_linear or b.is_linear)
     form = moving.without_runs(form, frozenset(range(len(form.shape))))
-    return dataclasses.replace(form, origin=name, fixed_sums=frozenset())
+    return dataclasses.replace(form, origin=name, fixed_sums=frozenset(), parameters=frozenset())
 
 
 def _lawful(x: Value, name: Name) -> Law | Unknown:
@@ -183,6 +183,7 @@ def _like(new: Value, old: Value, name: Name) -> Value:
         roots=old.roots,
         origin=old.origin,
         fixed_sums=frozenset(),
+        parameters=frozenset(),
     )
 
 

@@ -46,6 +46,13 @@ class Contraction:
         met = (self.squares[k] / (self.counts[k] * m.shape[1]) for k, m in self.entries.items() if k in along)
         return 1 - math.prod(met)
 
+    def along_longer(self, axes: Axes) -> Axes:
+        """Of a place and a tap that one axis of the signal moves with, only that which is most of it."""
+        for tap, (place, _) in self.shared.items():
+            if {tap, place} <= axes:
+                axes -= {tap if self.shape[place] > self.entries[tap].shape[1] else place}
+        return axes
+
     def terms(self, index: int, run: float) -> float:
         """To how many variances a sum over an index adds up, of entries alike in runs of this length."""
         count = self.counts[index]

@@ -16,7 +16,7 @@ from jinit.signals.laws.averages import forgotten, returned
 from jinit.signals.laws.law import Law, all_axes, as_float
 from jinit.signals.laws.levels import levels_of
 from jinit.signals.laws.roots import PLACE, Root
-from jinit.signals.laws.runs import Axes, Reach, moved, runs_of
+from jinit.signals.laws.runs import Axes, Reach, moved, runs_of, sums_of
 from jinit.signals.laws.runs import split as split_runs
 from jinit.signals.laws.values import Held, Value
 
@@ -39,7 +39,7 @@ def relabelled(
         name = rename(root) if rename is not None else root.name
         runs = tuple((k, b) for k, b in moved(root, axis_map, law.shape) if k in real)
         kept = root.summed if name == root.name else None
-        sums = frozenset(_moved(f, axis_map) & real for f in root.fixed) - {frozenset()}
+        sums = sums_of((_moved(f, axis_map) & real, share) for f, share in root.fixed)
         roots.append(dataclasses.replace(root, name=name, axes=axes, runs=runs, fixed=sums, summed=kept))
     fixed = frozenset(_moved(axes, axis_map) & real for axes in law.fixed_sums) - {frozenset()}
     same = all(new.name == old.name for new, old in zip(roots, law.roots, strict=True))
@@ -145,13 +145,13 @@ def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int]
 def rearranged(law: Law, axes: Axes, shape: Sequence[int], tag: Hashable) -> Law:
     """Entries picked or reordered along `axes`, which stay where they are: slices, flips."""
     same = [frozenset([i]) for i in range(len(law.shape))]
-    law = dataclasses.replace(law, fixed_sums=law.sums_left(axes))
+    law = law.without_sums(axes)
     return relabelled(law, same, shape, lambda r: (r.name, tag) if r.axes & axes else r.name)
 
 
 def without_runs(law: Law, axes: Axes) -> Law:
     """`law`, no neighbours alike along these axes."""
-    left = [Reach(r.axes, r.runs).along(r.axes - axes).runs for r in law.roots]
+    left = [r.along(r.axes - axes).runs for r in law.roots]
     roots = tuple(dataclasses.replace(r, runs=runs) for r, runs in zip(law.roots, left, strict=True))
     return dataclasses.replace(law, roots=roots)
 
@@ -227,7 +227,7 @@ def gathered(law: Law, eqn: Any, name: Hashable) -> Law:
         )
         picked |= {i} if partial else set()
     law = places.as_signals(without_runs(law, frozenset(picked)), picked)
-    law = dataclasses.replace(law, fixed_sums=law.sums_left(frozenset(picked)))
+    law = law.without_sums(frozenset(picked))
     return relabelled(law, axis_map, shape, lambda r: (r.name, name) if r.axes & picked else r.name)
 
 

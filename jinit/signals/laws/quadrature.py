@@ -49,7 +49,7 @@ def deviations(freedom: float) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.lru_cache(maxsize=256)
 def of_few(freedom: float) -> tuple[np.ndarray, np.ndarray]:
-    """Quantiles of the standard normal, and of entries of a normal sample less their mean, over its deviation.
+    """Quantiles of the standard normal, and of entries of a normal sample less its mean over its deviation.
 
     The square of the latter over `freedom`, one less than there are entries, is Beta(1/2, (freedom - 1)/2).
     """

@@ -10,7 +10,7 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import xp
-from jinit.signals.laws.runs import Axes, Runs
+from jinit.signals.laws.runs import Axes, Reach, Runs, Sums
 
 SIGNAL, WEIGHT, COTANGENT, MASK, PLACE = "signal", "weight", "cotangent", "mask", "place"
 DEVIATION = "deviation"
@@ -49,7 +49,7 @@ class Root:
       average: whether it is what is left of an average over entries, to be forgotten where the average
         is broadcast back to what it was taken over.
       runs: of axes along which the copies come in runs, to how many entries one is alike (`Reach`).
-      fixed: sets of axes along which they add up to nothing (`Reach`).
+      fixed: sets of axes along which what is linear in it adds up to nothing, in part (`Reach`).
       places: of a PLACE, which index is of which node.
       summed: of what is left of an average over few entries of a gradient, these (`averages.Summed`).
     """
@@ -59,6 +59,11 @@ class Root:
     kind: str = SIGNAL
     average: bool = False
     runs: Runs = ()
-    fixed: frozenset[Axes] = dataclasses.field(default=frozenset(), compare=False)
+    fixed: Sums = dataclasses.field(default=(), compare=False)
     places: Places | None = None
     summed: Any = dataclasses.field(default=None, compare=False, repr=False)
+
+    def along(self, axes: Axes) -> Root:
+        """The same along these axes alone."""
+        reach = Reach(self.axes, self.runs, self.fixed).along(axes)
+        return dataclasses.replace(self, axes=reach.axes, runs=reach.runs, fixed=reach.fixed)

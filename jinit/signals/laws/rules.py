@@ -13,7 +13,7 @@ import numpy as np
 from jinit.jaxprs.graph import COPIES
 from jinit.signals.laws import moving, places
 from jinit.signals.laws.arrays import xp
-from jinit.signals.laws.contracting import contract, total
+from jinit.signals.laws.contracting import contract
 from jinit.signals.laws.extremes import maximum
 from jinit.signals.laws.holding import unknown
 from jinit.signals.laws.largest import to_the_largest
@@ -23,6 +23,7 @@ from jinit.signals.laws.moving import relabelled
 from jinit.signals.laws.padding import padded
 from jinit.signals.laws.pointwise import cast, pointwise
 from jinit.signals.laws.roots import COTANGENT, PLACE, Root
+from jinit.signals.laws.totals import total
 
 Rule = Callable[[Any, list[Law], Hashable], list[Law]]
 

@@ -14,6 +14,7 @@ from jinit.signals.laws.arrays import is_traced
 
 Axes = frozenset[int]
 Runs = tuple[tuple[int, float], ...]
+Sums = tuple[tuple[Axes, float], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +26,13 @@ class Reach:
       runs: of axes along which neighbours are alike: to how many entries one is alike, `Σ_d ρ(d)` over their
         correlations. That of the gradient of an average over windows of two is 2. A sum of `n` entries then
         has `n` times as many variances.
-      fixed: of gradients, sets of axes, along all of which together it adds up to nothing.
+      fixed: sets of axes, each with the share of the variance that adds up to nothing along all of them, as
+        behind a mean that was subtracted.
     """
 
     axes: Axes = frozenset()
     runs: Runs = ()
-    fixed: frozenset[Axes] = frozenset()
+    fixed: Sums = ()
 
     def run(self, axis: int) -> float:
         """To how many entries one is alike along an axis."""
@@ -38,12 +40,12 @@ class Reach:
 
     def along(self, axes: Axes) -> Reach:
         """The same along these axes alone."""
-        fixed = frozenset(f & axes for f in self.fixed) - {frozenset()}
-        return Reach(self.axes & axes, tuple((k, b) for k, b in self.runs if k in axes), fixed)
+        runs = tuple((k, b) for k, b in self.runs if k in axes)
+        return Reach(self.axes & axes, runs, sums_of((f & axes, share) for f, share in self.fixed))
 
-    def adds_to_nothing(self, summed: Axes) -> bool:
-        """Whether it does along these axes."""
-        return any(f & self.axes <= summed for f in self.fixed if f & self.axes)
+    def share(self, axes: Axes) -> float:
+        """The share of the variance that adds up to nothing along all of these axes."""
+        return dict(self.fixed).get(axes, 0.0)
 
 
 def runs_of(lengths: Mapping[int, float]) -> Runs:
@@ -51,13 +53,22 @@ def runs_of(lengths: Mapping[int, float]) -> Runs:
     return tuple(sorted((k, float(b)) for k, b in lengths.items() if b > 1 + 1e-6))
 
 
+def sums_of(shares: Iterable[tuple[Axes, float]]) -> Sums:
+    """Those of some share, the largest of each, in order."""
+    found: dict[Axes, float] = {}
+    for axes, share in shares:
+        if axes and share > 1e-3:
+            found[axes] = max(found.get(axes, 0.0), round(share, 3))
+    return tuple(sorted(found.items(), key=lambda pair: sorted(pair[0])))
+
+
 def together(reaches: Iterable[Any]) -> Reach:
     """How a product differs: along all axes of its factors, in the shorter runs."""
     found = [Reach(r.axes, r.runs, r.fixed) for r in reaches]
     axes = frozenset[int]().union(*(r.axes for r in found))
-    sums = {f for r in found for f in r.fixed}
-    fixed = frozenset(f for f in sums if all(f in r.fixed or not f & r.axes for r in found))
-    return Reach(axes, runs_of({k: min(r.run(k) for r in found if k in r.axes) for k in axes}), fixed)
+    runs = runs_of({k: min(r.run(k) for r in found if k in r.axes) for k in axes})
+    sums = {f for r in found for f, _ in r.fixed if f & axes}
+    return Reach(axes, runs, sums_of((f, min(r.share(f) for r in found if f & r.axes)) for f in sums))
 
 
 def summed(members: Sequence[tuple[Reach, Array]], axes: Axes, shape: Sequence[int]) -> Reach:
@@ -65,14 +76,17 @@ def summed(members: Sequence[tuple[Reach, Array]], axes: Axes, shape: Sequence[i
     lengths = {}
     traced = any(is_traced(v) for _, v in members)
     weights = [1.0 if traced else float(np.mean(v)) for _, v in members]
+    known = not traced and 0 < sum(weights) < math.inf
     for k in axes:
         own = [r.run(k) if k in r.axes else float(shape[k]) for r, _ in members]
-        if traced or not sum(weights) > 0 or not math.isfinite(sum(weights)):
+        if not known:
             lengths[k] = min(own, default=1.0)
         else:
             lengths[k] = sum(b * w for b, w in zip(own, weights, strict=True)) / sum(weights)
-    fixed = [r.fixed for r, _ in members]
-    return Reach(axes, runs_of(lengths), frozenset.intersection(*fixed) if fixed else frozenset())
+    sums = {f for r, _ in members for f, _ in r.fixed}
+    shares = [(f, [r.share(f) for r, _ in members]) for f in sums]
+    fixed = sums_of((f, float(np.average(s, weights=weights)) if known else min(s)) for f, s in shares)
+    return Reach(axes, runs_of(lengths), fixed)
 
 
 def moved(root: Any, axis_map: Sequence[Axes], before: Sequence[int]) -> Runs:
@@ -109,8 +123,17 @@ def alike_in(count: float, run: float, *, sliding: bool) -> float:
     return 1 + 2 * sum((1 - d / count) * max(0.0, 1 - d / run) for d in range(1, math.ceil(count)))
 
 
-def copies_in(reach: Reach, counts: Mapping[int, float], sliding: Axes = frozenset()) -> float:
-    """How many independent copies of what differs so there are among so many entries along each axis."""
-    return math.prod(
-        n / alike_in(n, reach.run(i), sliding=i in sliding) for i, n in counts.items() if i in reach.axes
-    )
+def copies_in(
+    reach: Reach, counts: Mapping[int, float], shape: Sequence[int], sliding: Axes = frozenset()
+) -> float:
+    """How many independent copies of what differs so there are among so many entries along each axis.
+
+    More, where part of them adds up to nothing: their mean has as much less of a variance.
+    """
+    here = {i: n for i, n in counts.items() if i in reach.axes}
+    copies = math.prod(n / alike_in(n, reach.run(i), sliding=i in sliding) for i, n in here.items())
+    lost = 0.0
+    for f, share in reach.fixed:
+        if (f & reach.axes) and not here.keys() - f:
+            lost = max(lost, share * math.prod(here.get(i, 1.0) / shape[i] for i in f & reach.axes))
+    return copies / max(1 - lost, 1e-6)

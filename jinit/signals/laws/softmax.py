@@ -14,7 +14,8 @@ from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.contracting import normal_sum_of
-from jinit.signals.laws.law import Axes, Law, average, constant, spread_by_axes, squared
+from jinit.signals.laws.law import Axes, Law, average, constant, squared
+from jinit.signals.laws.parts import spread_by_axes
 from jinit.signals.laws.roots import Root
 from jinit.signals.laws.runs import Reach
 

@@ -1,0 +1,115 @@
+"""What entries are made of: parts that are functions of different roots."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jinit._typing import Array
+from jinit.signals.laws.arrays import is_traced
+from jinit.signals.laws.law import Axes, Law, average, squared
+from jinit.signals.laws.quadrature import gaussian
+from jinit.signals.laws.roots import COTANGENT, PLACE
+from jinit.signals.laws.runs import Reach, Sums, sums_of, together
+
+
+def components(law: Law, varying: Sequence[int]) -> list[tuple[frozenset[int], Array]]:
+    """The orthogonal parts of the entries, by the set of roots that each is a function of.
+
+    `x = Σ_S x_S` over subsets `S` of the roots at positions `varying`, where `x_S` has mean zero over every
+    root in `S`, so that `E[x²] = Σ_S E[x_S²]`, all conditional on the other roots (Hoeffding, *A class of
+    statistics with asymptotically normal distribution*, 1948).
+    """
+    parts = [(frozenset[int](), law.nodes)]
+    for i in varying:
+        split = []
+        for roots, x in parts:
+            mean = average(law, [i], x)
+            split += [(roots, mean), (roots | {i}, x - mean)]
+        parts = split
+    return parts
+
+
+def spread_by_axes(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Axes, Array]]:
+    """Mean and, by the axes along which it differs, variance of the parts of an entry."""
+    mean, by_reach = spread_by_reach(law, varying)
+    found: dict[Axes, Array] = {}
+    for reach, variance in by_reach.items():
+        _add(found, reach.axes, variance)
+    return mean, found
+
+
+def spread_by_reach(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Reach, Array]]:
+    """Mean and, by how it differs, variance of the parts of an entry.
+
+    Both are conditional on the roots that are not at positions `varying`, and keep all axes of the nodes.
+    """
+    mean, found = law.nodes, dict[Reach, Array]()
+    for reach, x in parts_by_reach(law, varying):
+        if reach.axes:
+            _add(found, reach, average(law, varying, squared(x)))
+        else:
+            mean = x
+    return mean, found
+
+
+def parts_by_reach(law: Law, varying: Sequence[int]) -> Iterator[tuple[Reach, Array]]:
+    """The orthogonal parts of an entry, each with how it differs; without axes, the mean.
+
+    Of places among the roots at positions `varying` the mean is taken where a part does not differ from place
+    to place anyway, as in a sum over all places.
+    """
+    random = [i for i in varying if law.roots[i].kind != PLACE]
+    at = [i for i in varying if law.roots[i].kind == PLACE]
+    order = sorted(random, key=lambda i: (len(law.roots[i].axes), sorted(law.roots[i].axes)))
+    chain = all(law.roots[i].axes <= law.roots[j].axes for i, j in itertools.pairwise(order))
+    chain = chain and not any(law.roots[i].runs for i in order)
+
+    def part(own: Iterable[int], x: Array) -> tuple[Reach, Array]:
+        reach = together(law.roots[i] for i in own)
+        if reach.fixed:
+            sums = _sums_of_part(law, [i for i in random if x.shape[i] > 1], x)
+            reach = dataclasses.replace(reach, fixed=sums)
+        return reach, average(law, [i for i in at if not law.roots[i].axes <= reach.axes], x)
+
+    if not chain:
+        for own, x in components(law, random):
+            yield part(own, x)
+        return
+    x = law.nodes  # with nested axes, what a root adds to those before it differs along its own
+    for i in reversed(order):
+        mean = average(law, [i], x)
+        yield part([i], x - mean)
+        x = mean
+    yield part([], x)
+
+
+def _sums_of_part(law: Law, own: Sequence[int], part: Array) -> Sums:
+    """Which share of a part that is a function of its own roots adds up to nothing: what is linear in one."""
+    shares = []
+    for i in own:
+        for f, share in law.roots[i].fixed:
+            if not any(law.roots[k].axes & f for k in own if k != i):
+                shares.append((f, share * _linear_share(law, i, part)))
+    return sums_of(shares)
+
+
+def _linear_share(law: Law, i: int, part: Array) -> float:
+    """The share of the variance of `part` that is linear in the root at position `i`, a standard normal."""
+    if law.roots[i].kind == COTANGENT:
+        return 1.0
+    if is_traced(part) or law.weights[i].size < 3:
+        return 0.0
+    z, weights = gaussian(law.weights[i].size)
+    known = np.allclose(weights, law.weights[i], atol=1e-6)
+    slope = average(law, [i], part * z.astype(part.dtype).reshape(-1, *(1,) * (part.ndim - 1 - i)))
+    whole = float(np.mean(average(law, of=squared(part))))
+    return float(np.mean(average(law, of=squared(slope)))) / whole if known and whole > 0 else 0.0
+
+
+def _add(found: dict[Any, Array], key: Any, variance: Array) -> None:
+    found[key] = found[key] + variance if key in found else variance

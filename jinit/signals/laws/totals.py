@@ -1,0 +1,71 @@
+"""Sums of entries along axes: their mean, by the law of large numbers, and a normal remainder."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from jinit._typing import Array
+from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.averages import summed
+from jinit.signals.laws.law import Axes, Law, all_axes, plus_normal, without
+from jinit.signals.laws.parts import spread_by_reach
+from jinit.signals.laws.roots import COTANGENT, DEVIATION, PLACE, SIGNAL, Root
+from jinit.signals.laws.runs import Reach, alike_in, copies_in, runs_of
+from jinit.signals.laws.runs import summed as summed_reach
+
+
+def total(
+    law: Law, axes: Axes, shape: Sequence[int], name: Hashable, *, keep: bool = False,
+    counts: Mapping[int, float] | None = None, sliding: Axes = frozenset(),
+) -> Law:  # fmt: skip
+    """The law of the sum over `axes`.
+
+    By the law of large numbers that is its mean, given the roots that it does not average, and a normal
+    remainder.
+
+    Args:
+      law: of the entries.
+      axes: axes summed over, or along which windows lie.
+      shape: of the result, with the summed axes of one entry.
+      name: for the new root.
+      keep: whether the remainder stays where the sum is broadcast again, as that of a pooling does.
+      counts: number of terms along each axis, if not all.
+      sliding: axes along which windows begin at every entry, and share most of theirs.
+    """
+    n = {i: float(law.shape[i]) for i in axes} if counts is None else dict(counts)
+    varying = [i for i, r in enumerate(law.roots) if r.axes & axes and (counts is None or r.kind != PLACE)]
+    mean, found = spread_by_reach(law, varying)
+    out = without(law, varying, mean * xp.asarray(math.prod(n.values()), mean.dtype))
+    out = dataclasses.replace(out, shape=tuple(shape), fixed_sums=_left_of_sums(law, axes, counts))
+    spread_out: Any = 0.0
+    parts: list[tuple[Reach, Array]] = []
+    copies: list[float] = []
+    known = any(r.kind == DEVIATION and not r.axes & axes for r in law.roots)
+    for moving, variance in found.items():
+        if counts is None and (law.adds_to_nothing(axes, moving.axes) or (known and not law.is_linear)):
+            continue
+        alike = {i: alike_in(n[i], moving.run(i), sliding=i in sliding) for i in n}
+        copies.append(copies_in(moving, n, law.shape, sliding))
+        terms = math.prod(n.values()) ** 2 / copies[-1]
+        variance = xp.squeeze(variance, tuple(varying)) * xp.asarray(terms, variance.dtype)
+        spread_out = spread_out + variance
+        longer = {k: n[k] / alike[k] * shape[k] / law.shape[k] if k in n else 1.0 for k in moving.axes}
+        longer = runs_of({k: moving.run(k) * longer[k] for k in moving.axes})
+        reach = Reach(moving.axes, longer, moving.fixed)
+        parts.append((reach, variance))
+    left = frozenset[int]().union(*(r.axes for r, _ in parts)) & all_axes(shape)
+    if not varying or not left:
+        return out
+    mine = summed_reach(parts, left, shape).along(left)
+    few = summed(law, axes, left, copies) if not keep and counts is None else None
+    kind = COTANGENT if law.is_linear else SIGNAL
+    root = Root(name, left, kind, not keep, mine.runs, mine.fixed, summed=few)
+    return plus_normal(out, spread_out, root, 64 if keep else 5)
+
+
+def _left_of_sums(law: Law, axes: Axes, counts: Mapping[int, float] | None) -> frozenset[Axes]:
+    """The fixed sums of a sum over `axes`: along what is left of each, unless over windows."""
+    return law.sums_left(axes) if counts else frozenset(f - axes for f in law.fixed_sums) - {frozenset()}
