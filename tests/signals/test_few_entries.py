@@ -10,7 +10,10 @@ import pytest
 import scipy.stats
 
 import jinit
+from jinit.signals.laws.law import Law
+from jinit.signals.laws.parts import spread_by_reach
 from jinit.signals.laws.quadrature import deviations, of_few
+from jinit.signals.laws.roots import Root
 
 WIDTH, SAMPLES = 256, 200_000
 
@@ -120,6 +123,36 @@ def test_what_sums_to_zero_still_does():
     shapes = {"a": CONV, "b": CONV, "d": CONV, "c": HEAD}
     found = compared(apply, shapes, (4, 8, 8, 32), ("weight_gradient",))
     assert abs(found["b", "weight_gradient"] - 1) < 0.12, found  # 1.7, if not
+
+
+def instance_norm(x):
+    return (x - x.mean((1, 2), keepdims=True)) / jnp.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
+
+
+def groups_of_one(x):
+    return nn.GroupNorm(None, group_size=1, use_bias=False, use_scale=False).apply({}, x)
+
+
+@pytest.mark.parametrize("norm", [instance_norm, groups_of_one, batch_norm])
+def test_a_mean_of_an_odd_function_of_what_sums_to_zero(norm):
+    """The mean of tanh over what was normalised: 14 times too much, if its linear part did not vanish."""
+
+    def apply(p, x):
+        return jnp.tanh(norm(conv(x, p["a"]))).mean((1, 2)) @ p["c"]
+
+    found = compared(apply, {"a": CONV, "c": HEAD}, (4, 8, 8, 32), ("input", "cotangent"))
+    assert abs(found["c", "input"] - 1) < 0.1, found
+    assert abs(found["a", "cotangent"] - 1) < 0.05, found
+
+
+def test_what_all_entries_share_is_no_mean():
+    """A root along no axis: its part of the variance is found, beside the mean."""
+    nodes = np.array([[0.0, 2.0], [4.0, 10.0]], np.float32)
+    half = np.full(2, 0.5, np.float32)
+    roots = Root("shared", frozenset()), Root("own", frozenset([0]))
+    mean, found = spread_by_reach(Law(nodes, (half, half), roots, (8,), np.dtype("float32")), (0, 1))
+    assert mean.item() == 4
+    assert {r.axes: v.item() for r, v in found.items()} == {frozenset(): 9.0, frozenset([0]): 5.0}
 
 
 def test_large_groups_are_as_before():

@@ -48,7 +48,7 @@ class Summed:
         counts = {i: float(law.shape[i]) for i in self.axes}
         common, variance, known = (xp.zeros((), dtype) for _ in range(3))
         for reach, x in parts_by_reach(law, varying):
-            if reach.axes:
+            if reach is not None:
                 n, v = (
                     xp.asarray(copies_in(reach, counts, law.shape), dtype),
                     average(law, varying, squared(x)),

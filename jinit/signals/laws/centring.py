@@ -47,21 +47,26 @@ centre.defvjp(
 )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def variance(x: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Array:
-    """`E[x²] − E[x]²` along `axes`, of this shape."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def variance(x: Array, axes: tuple[int, ...], shape: tuple[int, ...], centred: bool) -> Array:
+    """`E[x²] − E[x]²` along `axes`, of this shape; `centred`: whether `x` less its mean meets it."""
     count = math.prod(x.shape[i] for i in axes)
-    return (jnp.sum(jax.lax.square(minus_its_mean(x, axes)), axes) / count).reshape(shape)
+    if centred:
+        return (jnp.sum(jax.lax.square(minus_its_mean(x, axes)), axes) / count).reshape(shape)
+    square = jnp.sum(jax.lax.square(x), axes) / count
+    return (square - jax.lax.square(jnp.sum(x, axes) / count)).reshape(shape)
 
 
-def _pull_back(axes: tuple[int, ...], shape: tuple[int, ...], x: Array, cotangent: Array) -> tuple[Array]:
-    del shape
+def _pull_back(
+    axes: tuple[int, ...], shape: tuple[int, ...], centred: bool, x: Array, cotangent: Array
+) -> tuple[Array]:
+    del shape, centred
     kept = [1 if i in axes else n for i, n in enumerate(x.shape)]
     count = math.prod(x.shape[i] for i in axes)
     return (minus_its_mean(x, axes) * (2 / count * cotangent.reshape(kept)),)
 
 
-variance.defvjp(lambda x, axes, shape: (variance(x, axes, shape), x), _pull_back)
+variance.defvjp(lambda x, *settings: (variance(x, *settings), x), _pull_back)
 
 
 def minus_mean(law: Law, axes: Axes) -> Law:
@@ -83,7 +88,7 @@ def _centred(law: Law, varying: Sequence[int], axes: Axes) -> Array:
     counts = {i: float(law.shape[i]) for i in axes}
     nodes: Any = np.zeros((), law.nodes.dtype)
     for reach, x in parts_by_reach(law, varying):
-        if reach.axes:
+        if reach is not None:
             left = max(0.0, 1 - 1 / copies_in(reach, counts, law.shape))
             nodes = nodes + x * np.asarray(np.sqrt(left), x.dtype)
     return xp.broadcast_to(nodes, law.nodes.shape)
@@ -102,7 +107,7 @@ def _of_few(law: Law, axes: Axes) -> Law:
     law = _over_deviation(law, axes, freedom)
     sizes, weights = deviations(freedom)
     source = tuple((r.name, tuple(sorted(r.axes))) for r in law.roots)
-    root = Root((DEVIATION, source), all_axes(law.shape) - axes, DEVIATION)
+    root = Root((DEVIATION, freedom, source), all_axes(law.shape) - axes, DEVIATION)
     return dataclasses.replace(
         law,
         nodes=law.nodes[..., None] * sizes.astype(law.nodes.dtype),
@@ -134,7 +139,7 @@ def _freedom(law: Law, axes: Axes) -> float:
     varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
     whole, spread = 0.0, 0.0
     for reach, x in parts_by_reach(square, varying):
-        if not reach.axes:
+        if reach is None:
             whole = float(np.mean(average(square, of=x)) ** 2)
         elif (n := copies_in(reach, counts, law.shape)) > 1:
             spread += float(np.mean(average(square, of=squared(x)))) / (n - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,15 +50,15 @@ def spread_by_reach(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Reach
     """
     mean, found = law.nodes, dict[Reach, Array]()
     for reach, x in parts_by_reach(law, varying):
-        if reach.axes:
-            _add(found, reach, average(law, varying, squared(x)))
-        else:
+        if reach is None:
             mean = x
+        else:
+            _add(found, reach, average(law, varying, squared(x)))
     return mean, found
 
 
-def parts_by_reach(law: Law, varying: Sequence[int]) -> Iterator[tuple[Reach, Array]]:
-    """The orthogonal parts of an entry, each with how it differs; without axes, the mean.
+def parts_by_reach(law: Law, varying: Sequence[int]) -> Iterator[tuple[Reach | None, Array]]:
+    """The orthogonal parts of an entry, each with how it differs, and the mean, with none.
 
     Of places among the roots at positions `varying` the mean is taken where a part does not differ from place
     to place anyway, as in a sum over all places.
@@ -69,7 +69,9 @@ def parts_by_reach(law: Law, varying: Sequence[int]) -> Iterator[tuple[Reach, Ar
     chain = all(law.roots[i].axes <= law.roots[j].axes for i, j in itertools.pairwise(order))
     chain = chain and not any(law.roots[i].runs for i in order)
 
-    def part(own: Iterable[int], x: Array) -> tuple[Reach, Array]:
+    def part(own: Collection[int], x: Array) -> tuple[Reach | None, Array]:
+        if not own:
+            return None, average(law, at, x)
         reach = together(law.roots[i] for i in own)
         if reach.fixed:
             sums = _sums_of_part(law, [i for i in random if x.shape[i] > 1], x)

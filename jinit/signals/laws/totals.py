@@ -7,11 +7,14 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from jinit._typing import Array
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.averages import summed
 from jinit.signals.laws.law import Axes, Law, all_axes, plus_normal, without
 from jinit.signals.laws.parts import spread_by_reach
+from jinit.signals.laws.quadrature import deviations
 from jinit.signals.laws.roots import COTANGENT, DEVIATION, PLACE, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, alike_in, copies_in, runs_of
 from jinit.signals.laws.runs import summed as summed_reach
@@ -38,14 +41,15 @@ def total(
     n = {i: float(law.shape[i]) for i in axes} if counts is None else dict(counts)
     varying = [i for i, r in enumerate(law.roots) if r.axes & axes and (counts is None or r.kind != PLACE)]
     mean, found = spread_by_reach(law, varying)
+    if counts is None and _is_square_deviation(law, axes):
+        found = {}
     out = without(law, varying, mean * xp.asarray(math.prod(n.values()), mean.dtype))
     out = dataclasses.replace(out, shape=tuple(shape), fixed_sums=_left_of_sums(law, axes, counts))
     spread_out: Any = 0.0
     parts: list[tuple[Reach, Array]] = []
     copies: list[float] = []
-    known = any(r.kind == DEVIATION and not r.axes & axes for r in law.roots)
     for moving, variance in found.items():
-        if counts is None and (law.adds_to_nothing(axes, moving.axes) or (known and not law.is_linear)):
+        if counts is None and law.adds_to_nothing(axes, moving.axes):
             continue
         alike = {i: alike_in(n[i], moving.run(i), sliding=i in sliding) for i in n}
         copies.append(copies_in(moving, n, law.shape, sliding))
@@ -64,6 +68,17 @@ def total(
     kind = COTANGENT if law.is_linear else SIGNAL
     root = Root(name, left, kind, not keep, mine.runs, mine.fixed, summed=few)
     return plus_normal(out, spread_out, root, 64 if keep else 5)
+
+
+def _is_square_deviation(law: Law, axes: Axes) -> bool:
+    """Whether entries are squares of those of a known deviation along `axes`: their sum is known by it."""
+    for i, r in enumerate(law.roots):
+        if r.kind == DEVIATION and not r.axes & axes and isinstance(r.name, tuple) and r.name[0] == DEVIATION:
+            sizes, _ = deviations(r.name[1])
+            size = sizes.reshape(-1, *(1,) * (law.nodes.ndim - 1 - i))
+            one = law.nodes.take(np.asarray([-1]), i)
+            return bool(np.allclose(law.nodes, one * size**2, atol=0, rtol=1e-4))
+    return False
 
 
 def _left_of_sums(law: Law, axes: Axes, counts: Mapping[int, float] | None) -> frozenset[Axes]:

@@ -22,7 +22,11 @@ def with_wholes(jaxpr: Any) -> Any:
     """The jaxpr, in which softmax, a maximum along axes, and a mean subtracted are one equation each."""
     inside, _ = opened(jaxpr)
     makers = {v: eqn for eqn in inside.eqns for v in eqn.outvars}
-    eqns = [_replaced(_entered(eqn), makers) for eqn in inside.eqns]
+    less_mean = [
+        (eqn.invars[0], _of_mean_subtracted(eqn, makers)) for eqn in inside.eqns if _is_difference(eqn)
+    ]
+    centred = {_as_made(x, axes, makers) for x, axes in less_mean if axes is not None}
+    eqns = [_replaced(_entered(eqn), makers, centred) for eqn in inside.eqns]
     if all(new is old for new, old in zip(eqns, inside.eqns, strict=True)):
         return jaxpr
     new = inside.replace(eqns=eqns)
@@ -43,7 +47,11 @@ def _is_jaxpr(param: Any) -> bool:
     return hasattr(opened(param)[0], "eqns")
 
 
-def _replaced(eqn: Any, makers: dict[Any, Any]) -> Any:
+def _is_difference(eqn: Any) -> bool:
+    return eqn.primitive.name == "sub" and not hasattr(eqn.invars[0], "val")
+
+
+def _replaced(eqn: Any, makers: dict[Any, Any], centred: set[Any]) -> Any:
     if eqn.primitive.name == "div" and (softened := _of_softmax(eqn, makers)) is not None:
         z, axes = softened
         return _in_place_of(eqn, softmax.softmax, z, axes)
@@ -55,7 +63,9 @@ def _replaced(eqn: Any, makers: dict[Any, Any]) -> Any:
         if (axes := _of_mean_subtracted(eqn, makers)) is not None:
             return _in_place_of(eqn, centring.centre, eqn.invars[0], axes)
         if (varied := _of_variance(eqn, makers)) is not None:
-            return _in_place_of(eqn, centring.variance, *varied, tuple(eqn.outvars[0].aval.shape))
+            shape = tuple(eqn.outvars[0].aval.shape)
+            known = _as_made(*varied, makers) in centred
+            return _in_place_of(eqn, centring.variance, *varied, shape, known)
     return eqn
 
 
@@ -127,6 +137,19 @@ def _averaged(atom: Any, makers: dict[Any, Any]) -> Iterator[tuple[Any, tuple[in
             yield atom, tuple(sorted(axes))
 
 
+def _as_made(x: Any, axes: tuple[int, ...], makers: dict[Any, Any]) -> tuple[Any, tuple[int, ...]]:
+    """What `x` was before casts and axes of one entry, and which of its longer axes these are."""
+    longer = _longer(x.aval.shape)
+    which = tuple(longer.index(i) for i in axes if i in longer)
+    while (maker := _maker(x, makers)) is not None and maker.primitive.name in _BETWEEN:
+        before = maker.invars[0]
+        sizes = [[v.aval.shape[i] for i in _longer(v.aval.shape)] for v in (before, x)]
+        if sizes[0] != sizes[1]:
+            break
+        x = before
+    return x, which
+
+
 def _longer(shape: Sequence[int]) -> list[int]:
     """The axes of more than one entry."""
     return [i for i, n in enumerate(shape) if n > 1]
@@ -160,7 +183,7 @@ def _maker(atom: Any, makers: dict[Any, Any]) -> Any:
     return maker if maker is not None and maker.invars else None
 
 
-def _in_place_of(eqn: Any, function: Any, operand: Any, *settings: tuple[int, ...]) -> Any:
+def _in_place_of(eqn: Any, function: Any, operand: Any, *settings: Any) -> Any:
     shape = jax.ShapeDtypeStruct(operand.aval.shape, operand.aval.dtype)
     (whole,) = opened(jax.make_jaxpr(lambda x: function(x, *settings))(shape))[0].eqns
     return eqn.replace(
