@@ -49,10 +49,8 @@ class Summed:
         common, variance, known = (xp.zeros((), dtype) for _ in range(3))
         for reach, x in parts_by_reach(law, varying):
             if reach is not None:
-                n, v = (
-                    xp.asarray(copies_in(reach, counts, law.shape), dtype),
-                    average(law, varying, squared(x)),
-                )
+                n = xp.asarray(copies_in(reach, counts, law.shape), dtype)
+                v = average(law, varying, squared(x))
                 common, variance, known = common + x / n, variance + v / n, known + v / n**2
         least = xp.asarray(np.finfo(dtype).tiny, dtype)
         variance = xp.maximum(variance, least)

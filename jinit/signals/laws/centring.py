@@ -101,7 +101,7 @@ def _of_few(law: Law, axes: Axes) -> Law:
     """
     law = differing(law, {r.kind for r in law.roots})
     freedom = _freedom(law, axes)
-    if freedom > FEW:
+    if not freedom <= FEW or np.iscomplexobj(law.nodes):
         return law
     freedom = max(freedom, LEAST_FREEDOM)
     law = _over_deviation(law, axes, freedom)

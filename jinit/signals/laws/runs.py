@@ -135,5 +135,5 @@ def copies_in(
     lost = 0.0
     for f, share in reach.fixed:
         if (f & reach.axes) and not here.keys() - f:
-            lost = max(lost, share * math.prod(here.get(i, 1.0) / shape[i] for i in f & reach.axes))
-    return copies / max(1 - lost, 1e-6)
+            lost = max(lost, share * math.prod(here.get(i, 1.0) / max(shape[i], 1) for i in f & reach.axes))
+    return max(copies, 1e-9) / max(1 - lost, 1e-6)  # of no entries, none

@@ -57,9 +57,8 @@ def total(
         variance = xp.squeeze(variance, tuple(varying)) * xp.asarray(terms, variance.dtype)
         spread_out = spread_out + variance
         longer = {k: n[k] / alike[k] * shape[k] / law.shape[k] if k in n else 1.0 for k in moving.axes}
-        longer = runs_of({k: moving.run(k) * longer[k] for k in moving.axes})
-        reach = Reach(moving.axes, longer, moving.fixed)
-        parts.append((reach, variance))
+        runs = runs_of({k: moving.run(k) * longer[k] for k in moving.axes})
+        parts.append((Reach(moving.axes, runs, moving.fixed), variance))
     left = frozenset[int]().union(*(r.axes for r, _ in parts)) & all_axes(shape)
     if not varying or not left:
         return out

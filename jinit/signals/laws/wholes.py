@@ -122,7 +122,7 @@ def _averaged(atom: Any, makers: dict[Any, Any]) -> Iterator[tuple[Any, tuple[in
                 return
             kept = [i for i in range(operand.aval.ndim) if i not in maker.params["axes"]]
             axes = frozenset(range(operand.aval.ndim)) - {kept[i] for i in range(len(kept)) if i not in axes}
-            scale *= operand.aval.size / atom.aval.size
+            scale *= math.prod(operand.aval.shape[i] for i in maker.params["axes"])
         elif kind in ("div", "mul") and (by := _number(maker.invars[1])):
             scale = scale / by if kind == "div" else scale * by
         elif kind in _BETWEEN and [operand.aval.shape[i] for i in longer] == [
