@@ -168,7 +168,7 @@ def without(law: Law, positions: Iterable[int], nodes: Array) -> Law:
     """`law` with `nodes` that have one entry along the roots at these positions, those roots left out."""
     gone = tuple(positions)
     if not gone:
-        return law
+        return dataclasses.replace(law, nodes=nodes)
     kept = [i for i in range(len(law.roots)) if i not in gone]
     return dataclasses.replace(
         law,
