@@ -63,6 +63,7 @@ def test_a_state_that_is_interpolated(name, looped):
         np.testing.assert_allclose(got, second_moments(), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_gate_in_a_loop():
     """`c z (1 - z)`, measured beside predicted: the two factors are one variable."""
 
