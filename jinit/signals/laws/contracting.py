@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from jinit.signals.laws.law import (
 from jinit.signals.laws.levels import levels_by_variance
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.moving import relabelled
-from jinit.signals.laws.parts import spread_by_reach
+from jinit.signals.laws.parts import add_to, by_axes, spread_by_reach
 from jinit.signals.laws.pointwise import LAYER, LIMIT, TIDY, narrowed
 from jinit.signals.laws.roots import COTANGENT, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, sums_of, together
@@ -143,10 +143,10 @@ def _add_spreads(
         # Two places share only those taps that padding leaves to both.
         still_at = {k: how.shared[k] for k in summed & how.shared.keys() if how.shared[k][0] not in moving}
         common = math.prod(two / how.counts[k] for k, (_, two) in still_at.items() if how.counts[k])
-        _add(spreads, reach, value * xp.asarray(varies * terms * common, value.dtype))
+        add_to(spreads, reach, value * xp.asarray(varies * terms * common, value.dtype))
         if common < 1:
             places = frozenset(place for place, _ in still_at.values()) & real
-            _add(
+            add_to(
                 spreads,
                 together([reach, Reach(places)]),
                 value * xp.asarray(varies * terms * (1 - common), value.dtype),
@@ -173,10 +173,6 @@ def _quiet(law: Law, summed: Axes) -> Law:
     return without(law, moving, first_along(law, moving))
 
 
-def _add(spreads: dict[Any, Array], key: Any, variance: Array) -> None:
-    spreads[key] = spreads[key] + variance if key in spreads else variance
-
-
 def forget_shape(law: Law) -> Law:
     """Averages are real where they enter a sum: as roots like any other."""
     return dataclasses.replace(law, roots=tuple(dataclasses.replace(r, average=False) for r in law.roots))
@@ -192,12 +188,12 @@ def normal_sum_of(
 ) -> Law:
     """`mean` plus a normal for each set of axes."""
     spreads = _without_nothing(spreads)
-    levels = levels_by_variance(_by_axes(spreads), mean.shape, common=common)
+    levels = levels_by_variance(by_axes(spreads), mean.shape, common=common)
     mean = dataclasses.replace(mean, is_normal=not places.others(mean))
     sizes = _sizes_beside(mean, len(levels))
     if linear or grid_of([mean]) * math.prod(sizes) > TIDY:
         mean, spreads = _all_normal(mean, spreads)
-        levels = levels_by_variance(_by_axes(spreads), mean.shape, common=common)
+        levels = levels_by_variance(by_axes(spreads), mean.shape, common=common)
         sizes = sizes_of(len(levels), places.positions(mean))
     kind = COTANGENT if linear else SIGNAL
     members: list[list[tuple[Reach, Any]]] = [[] for _ in levels]
@@ -220,13 +216,6 @@ def _without_nothing(spreads: dict[Reach, Array]) -> dict[Reach, Array]:
         return spreads
     least = NOTHING * max((float(np.max(v)) for v in spreads.values()), default=0.0)
     return {reach: v for reach, v in spreads.items() if not float(np.max(v)) <= least} or spreads
-
-
-def _by_axes(spreads: Mapping[Reach, Array]) -> dict[Axes, Array]:
-    found: dict[Axes, Array] = {}
-    for reach, variance in spreads.items():
-        _add(found, reach.axes, variance)
-    return found
 
 
 def _sizes_beside(mean: Law, count: int) -> tuple[int, ...]:
@@ -253,5 +242,5 @@ def _all_normal(mean: Law, spreads: dict[Reach, Array]) -> tuple[Law, dict[Reach
     }
     _, found = spread_by_reach(mean, random)
     for reach, v in found.items():
-        _add(totals, reach, at_places(v))
+        add_to(totals, reach, at_places(v))
     return without(mean, random, average(mean, random)), totals

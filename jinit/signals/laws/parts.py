@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,11 +36,16 @@ def components(law: Law, varying: Sequence[int]) -> list[tuple[frozenset[int], A
 
 def spread_by_axes(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Axes, Array]]:
     """Mean and, by the axes along which it differs, variance of the parts of an entry."""
-    mean, by_reach = spread_by_reach(law, varying)
+    mean, found = spread_by_reach(law, varying)
+    return mean, by_axes(found)
+
+
+def by_axes(spreads: Mapping[Reach, Array]) -> dict[Axes, Array]:
+    """Variances, those along the same axes together."""
     found: dict[Axes, Array] = {}
-    for reach, variance in by_reach.items():
-        _add(found, reach.axes, variance)
-    return mean, found
+    for reach, variance in spreads.items():
+        add_to(found, reach.axes, variance)
+    return found
 
 
 def spread_by_reach(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Reach, Array]]:
@@ -53,7 +58,7 @@ def spread_by_reach(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Reach
         if reach is None:
             mean = x
         else:
-            _add(found, reach, average(law, varying, squared(x)))
+            add_to(found, reach, average(law, varying, squared(x)))
     return mean, found
 
 
@@ -113,5 +118,6 @@ def _linear_share(law: Law, i: int, part: Array) -> float:
     return float(np.mean(average(law, of=squared(slope)))) / whole if known and whole > 0 else 0.0
 
 
-def _add(found: dict[Any, Array], key: Any, variance: Array) -> None:
+def add_to(found: dict[Any, Array], key: Any, variance: Array) -> None:
+    """Another variance under the same key."""
     found[key] = found[key] + variance if key in found else variance

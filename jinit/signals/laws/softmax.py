@@ -15,7 +15,7 @@ from jinit.signals.laws import places
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.contracting import normal_sum_of
 from jinit.signals.laws.law import Axes, Law, average, constant, squared
-from jinit.signals.laws.parts import spread_by_axes
+from jinit.signals.laws.parts import add_to, spread_by_axes
 from jinit.signals.laws.roots import Root
 from jinit.signals.laws.runs import Reach
 
@@ -118,8 +118,7 @@ def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
     spreads: dict[Axes, Any] = {}
     for along, variance in theirs.items():
         for own, square in ours.items() if along & axes else ():
-            value = square * variance.reshape(())
-            spreads[along | own] = spreads[along | own] + value if along | own in spreads else value
+            add_to(spreads, along | own, square * variance.reshape(()))
     zero = constant(xp.zeros((), p.nodes.dtype), p.shape, cotangent.dtype)
     out = normal_sum_of(zero, {Reach(k): v for k, v in spreads.items()}, name, linear=cotangent.is_linear)
     return dataclasses.replace(out, fixed_sums=frozenset([axes]))
