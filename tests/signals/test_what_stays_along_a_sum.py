@@ -43,3 +43,51 @@ def test_a_gradient_that_stays_along_a_contraction():
     np.testing.assert_allclose(found["mix"].cotangent.second_moment, OUT / TOKENS**2, rtol=1e-4)
     np.testing.assert_allclose(found["a"].cotangent.second_moment, OUT / TOKENS, rtol=1e-4)
     np.testing.assert_allclose(found["a"].weight_gradient.second_moment, 4 * OUT, rtol=1e-3)
+
+
+def attention_stack(depth, width, tokens, *, uniform=False):
+    """Blocks of attention over tokens that are alike; each first adds what sees the gradient of all tokens."""
+    examples = 4
+
+    def normalized(x):
+        x = x - x.mean(-1, keepdims=True)
+        return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + 1e-5)
+
+    def apply(p, x):
+        x = x @ p["own"] + 2 * x.mean(1, keepdims=True) @ p["shared"]
+        for i in range(depth):
+            x = x + 1e-4 * jnp.ones((examples, 1, width)) @ p[f"probe{i}"]
+            h = normalized(x)
+            q, k = (jax.lax.stop_gradient(h) @ p[f"{name}{i}"] for name in "qk")
+            scores = jax.lax.stop_gradient(jnp.einsum("bqd,bkd->bqk", q, k)) / width**0.5
+            weights = jax.nn.softmax(scores * (0.0 if uniform else 1.0))
+            x = x + jnp.einsum("bqk,bkd->bqd", weights, h @ p[f"v{i}"]) @ p[f"out{i}"]
+        return x @ p["head"]
+
+    names = ["own", "shared", "head"]
+    names += [f"{name}{i}" for i in range(depth) for name in ("probe", "q", "k", "v", "out")]
+    shapes = {name: jax.ShapeDtypeStruct((width, width), "float32") for name in names}
+    return apply, shapes, jax.random.normal(jax.random.key(0), (examples, tokens, width))
+
+
+def test_gradients_of_all_tokens_add_up_whatever_the_attention():
+    """`Σ_k Σ_q p_qk g_q = Σ_q g_q`, since a softmax adds up to one, be its rows alike or not."""
+    sums = []
+    for uniform in (False, True):
+        apply, shapes, x = attention_stack(1, 64, 6, uniform=uniform)
+        sums.append(jinit.predict(apply, weights=lambda path: 1 / 64)(shapes, x)["probe0"].cotangent)
+    np.testing.assert_allclose(sums[0].second_moment, sums[1].second_moment, rtol=0.01)
+
+
+def test_what_a_residual_adds_to_gradients_that_sum_to_nothing():
+    """Three blocks: parts of a gradient that sum to nothing over tokens still do so beside a residual's own."""
+    apply, shapes, x = attention_stack(3, 256, 4)
+    predicted = jinit.predict(apply, weights=lambda path: 1 / 256)(shapes, x)
+    draw = jinit.init(apply, jinit.plan([("*", jinit.variance_scaling(1.0, "fan_in", "normal"))]))
+    measure = jax.jit(lambda params, key: jinit.measure(apply, key=key)(params, x)[1])
+    found = [measure(draw(key, shapes, x), key) for key in map(jax.random.key, range(32))]
+    for name in ("probe0", "probe1", "v0", "v1"):
+        measured = np.array([float(records[name].cotangent.second_moment) for records in found])
+        error = measured.std(ddof=1) / len(found) ** 0.5
+        wanted = float(predicted[name].cotangent.second_moment)
+        assert abs(wanted - measured.mean()) < 3 * error + 0.01 * wanted, (name, wanted / measured.mean())

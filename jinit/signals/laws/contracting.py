@@ -32,7 +32,7 @@ from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.moving import relabelled
 from jinit.signals.laws.parts import add_to, by_axes, spread_by_reach
 from jinit.signals.laws.pointwise import LAYER, LIMIT, TIDY, narrowed
-from jinit.signals.laws.roots import COTANGENT, SIGNAL, Root
+from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, sums_of, together
 from jinit.signals.laws.runs import summed as summed_reach
 
@@ -64,9 +64,11 @@ def contract(
     laws = [meeting_places(x, law, k, how) for k, (x, law) in enumerate(zip((a, b), laws, strict=True))]
     laws = places.refined(laws)
     summed = frozenset(how.counts)
+    linear = any(law.is_linear for law in laws)
     if grid_of([_quiet(law, summed) for law in laws]) > LIMIT:
         laws = [narrowed(law) for law in laws]
-    factors = [_parts_of(law, summed) for law in laws]
+    own = [_own(x, other) if linear else frozenset[Root]() for x, other in zip(laws, laws[::-1], strict=True)]
+    factors = [_parts_of(law, summed, mine) for law, mine in zip(laws, own, strict=True)]
     quiet = [still for still, _ in factors]
     folds = folds_of(quiet, how, union(quiet))
     whole = math.prod(n for k, n in how.counts.items() if k not in folds.indices)
@@ -78,7 +80,6 @@ def contract(
     left = tuple(r.along(frozenset(range(rank))) for r in folds.left)
     known = dict(zip(folds.roots, weights_of(quiet, folds.roots), strict=True))
     law = Law(mean, folds.weights(known), left, how.shape, jnp.dtype(dtype))
-    linear = any(x.is_linear for x in laws)
     out = normal_sum_of(law, spreads, name, linear=linear, common=weight is not None)
     fixed = [
         frozenset(f for f in mine.sums_left(frozenset().union(*other)) if max(f) < rank)
@@ -100,20 +101,27 @@ class _Part:
     squares: Sequence[tuple[Reach, Law]]
 
 
-def _parts_of(law: Law, summed: Axes) -> tuple[Law, list[_Part]]:
-    """The mean over the roots that vary along the sum, and the parts."""
-    still, whole = _still_and_squares(law, summed)
+def _own(law: Law, other: Law) -> frozenset[Root]:
+    """Roots of one factor alone, over which a gradient may be split in parts though they stay along a sum."""
+    return frozenset(r for r in law.roots if r.kind not in (COTANGENT, PLACE) and r not in other.roots)
+
+
+def _parts_of(law: Law, summed: Axes, own: frozenset[Root]) -> tuple[Law, list[_Part]]:
+    """The mean over the roots that vary along the sum, or are in `own`, and the parts."""
+    still, whole = _still_and_squares(law, summed, own)
     cotangents = [i for i, r in enumerate(law.roots) if r.kind == COTANGENT]
     parts = []
     for i in cotangents:
         others = [k for k in cotangents if k != i]
         one = without(law, others, average(law, others))
-        parts.append(_Part(one, together([law.roots[i]]), _still_and_squares(one, summed)[1]))
+        parts.append(_Part(one, together([law.roots[i]]), _still_and_squares(one, summed, own)[1]))
     return still, parts or [_Part(law, Reach(), whole)]
 
 
-def _still_and_squares(law: Law, summed: Axes) -> tuple[Law, list[tuple[Reach, Law]]]:
-    varying = places.others_along(law, summed)
+def _still_and_squares(
+    law: Law, summed: Axes, own: frozenset[Root]
+) -> tuple[Law, list[tuple[Reach, Law]]]:
+    varying = [i for i in places.others(law) if law.roots[i].axes & summed or law.roots[i] in own]
     mean, found = spread_by_reach(law, varying)
     squares = [(Reach(), squared(mean)), *found.items()]
     return without(law, varying, mean), [(reach, without(law, varying, x)) for reach, x in squares]
@@ -129,10 +137,10 @@ def _add_spreads(
     for (own_a, x), (own_b, y) in pairs:
         a, b = own_a.axes, own_b.axes
         # What is the same for all terms meets a sum that does not vary, but for what padding leaves out.
-        fixed = laws[0].adds_to_nothing(summed, a, b) or laws[1].adds_to_nothing(summed, b, a)
+        nothing = max(_to_nothing(laws[0], summed, own_a, b), _to_nothing(laws[1], summed, own_b, a))
         both = together([own_a, own_b])
         moving = both.axes
-        varies = how.left_out(moving) if fixed else 1.0
+        varies = 1 - nothing + (nothing * how.left_out(moving) if nothing else 0.0)
         if not varies:
             continue
         terms = math.prod(_terms(how, k, both, folds) for k in summed)
@@ -151,6 +159,12 @@ def _add_spreads(
                 together([reach, Reach(places)]),
                 value * xp.asarray(varies * terms * (1 - common), value.dtype),
             )
+
+
+def _to_nothing(law: Law, summed: Axes, own: Reach, other: Axes) -> float:
+    """The share of a part, its other factor as it stays along `summed`, that adds up to nothing."""
+    whole = law.adds_to_nothing(summed, own.axes, other)
+    return max((s for f, s in own.fixed if f <= summed and not f & other), default=0.0) if not whole else 1.0
 
 
 def _terms(how: Contraction, index: int, reach: Reach, folds: Folds) -> float:

@@ -96,26 +96,34 @@ def parts_by_reach(law: Law, varying: Sequence[int]) -> Iterator[tuple[Reach | N
 
 
 def _sums_of_part(law: Law, own: Sequence[int], part: Array) -> Sums:
-    """Which share of a part that is a function of its own roots adds up to nothing: what is linear in one."""
+    """Which share of a part that is a function of its own roots adds up to nothing.
+
+    It is what is linear in a root that does so, and does not depend on others that vary along the sum.
+    """
     shares = []
     for i in own:
         for f, share in law.roots[i].fixed:
-            if not any(law.roots[k].axes & f for k in own if k != i):
-                shares.append((f, share * _linear_share(law, i, part)))
+            beside = [k for k in own if k != i and law.roots[k].axes & f]
+            shares.append((f, share * _linear_share(law, i, part, beside)))
     return sums_of(shares)
 
 
-def _linear_share(law: Law, i: int, part: Array) -> float:
-    """The share of the variance of `part` that is linear in the root at position `i`, a standard normal."""
-    if law.roots[i].kind == COTANGENT:
+def _linear_share(law: Law, i: int, part: Array, beside: Sequence[int]) -> float:
+    """The share of the variance of `part` that is linear in the root at position `i`, whatever those `beside`.
+
+    The root is a standard normal.
+    """
+    cotangent = law.roots[i].kind == COTANGENT
+    if cotangent and not beside:
         return 1.0
-    if is_traced(part) or law.weights[i].size < 3:
+    if is_traced(part) or law.weights[i].size < 2 + (not cotangent):
         return 0.0
     z, weights = gaussian(law.weights[i].size)
-    known = np.allclose(weights, law.weights[i], atol=1e-6)
-    slope = average(law, [i], part * z.astype(part.dtype).reshape(-1, *(1,) * (part.ndim - 1 - i)))
+    if not np.allclose(weights, law.weights[i], atol=1e-6):
+        return 0.0
+    slope = average(law, [i, *beside], part * z.astype(part.dtype).reshape(-1, *(1,) * (part.ndim - 1 - i)))
     whole = float(np.mean(average(law, of=squared(part))))
-    return float(np.mean(average(law, of=squared(slope)))) / whole if known and whole > 0 else 0.0
+    return float(np.mean(average(law, of=squared(slope)))) / whole if whole > 0 else 0.0
 
 
 def add_to(found: dict[Any, Array], key: Any, variance: Array) -> None:

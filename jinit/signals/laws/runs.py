@@ -134,6 +134,6 @@ def copies_in(
     copies = math.prod(n / alike_in(n, reach.run(i), sliding=i in sliding) for i, n in here.items())
     lost = 0.0
     for f, share in reach.fixed:
-        if (f & reach.axes) and not here.keys() - f:
+        if f & reach.axes & here.keys():
             lost = max(lost, share * math.prod(here.get(i, 1.0) / max(shape[i], 1) for i in f & reach.axes))
     return max(copies, 1e-9) / max(1 - lost, 1e-6)  # of no entries, none
