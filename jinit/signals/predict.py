@@ -14,7 +14,7 @@ from jinit.signals.given import Plan, Variances
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.interpret import MomentRule
 from jinit.signals.laws.law import Law, average, squared
-from jinit.signals.laws.values import Held, Stacked, Value
+from jinit.signals.laws.values import Each, Held, Stacked, Value, by_step
 from jinit.signals.moments import Moments
 from jinit.signals.records import Record, Records
 from jinit.signals.run_laws import run_on_laws
@@ -99,8 +99,8 @@ def _record(site: Site, found: dict[str, Value]) -> Record:
 
 def _moments(value: Value, loops: int) -> Moments:
     """Moments of the entries of a value, with a leading axis for each loop around the site."""
-    if isinstance(value, Stacked):
-        return jax.vmap(lambda v: _moments(v, loops - 1))(value.step)
+    if isinstance(value, (Stacked, Each)):
+        return by_step(value, lambda step: _moments(step, loops - 1))
     if isinstance(value, Law):
         return _of_law(value)
     assert isinstance(value, Held)

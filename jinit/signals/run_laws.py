@@ -20,9 +20,9 @@ from jinit.signals.given import Call, Plan, Variances, call_of
 from jinit.signals.laws.arrays import near, xp
 from jinit.signals.laws.interpret import Interpreter, MomentRule
 from jinit.signals.laws.law import Law, average, normal, pair
-from jinit.signals.laws.loops import has_loop
 from jinit.signals.laws.roots import COTANGENT, WEIGHT
-from jinit.signals.laws.values import INPUTS, PARAMS, Held, Stacked, Unknown, Value
+from jinit.signals.laws.steps import has_long_loop
+from jinit.signals.laws.values import INPUTS, PARAMS, Each, Held, Stacked, Unknown, Value, by_step
 from jinit.signals.records import Records
 from jinit.signals.traced import Traced, traced
 
@@ -80,7 +80,7 @@ def _run(
         normal(0.0, 1.0, ("cotangent", i), c.shape, c.dtype, kind=COTANGENT)
         for i, c in enumerate(model.cotangents)
     ]
-    found = jax.tree.unflatten(model.structure, interpreter.inner(model.closed, values, ()))
+    found = jax.tree.unflatten(model.structure, interpreter.apart().inner(model.closed, values, ()))
     records: Any = Records()
     for site, here in zip(sites.sites, found, strict=True):
         for field, value in here.items():
@@ -91,8 +91,8 @@ def _run(
 
 
 def _compiled_if_worth_it(run: Callable[..., T], closed: Any) -> Callable[..., T]:
-    """What a loop does is compiled, all else would take far longer to compile than to do."""
-    return jax.jit(run, compiler_options=options_for_laws()) if has_loop(closed) else run
+    """What a long loop does is compiled, all else would take far longer to compile than to do."""
+    return jax.jit(run, compiler_options=options_for_laws()) if has_long_loop(closed) else run
 
 
 def expected(
@@ -116,7 +116,7 @@ def expected(
     interpreter = Interpreter(dict(rules))
 
     def run(arrays: list[Any], moments: list[Any]) -> list[Any]:
-        return interpreter.inner(closed, _values(call, arrays, moments, None), ())
+        return interpreter.apart().inner(closed, _values(call, arrays, moments, None), ())
 
     with np.errstate(all="ignore"):
         laws = _compiled_if_worth_it(run, closed)(compact, moments)
@@ -132,13 +132,13 @@ def expected(
 
 
 def _is_value(x: Any) -> bool:
-    return isinstance(x, (Held, Law, Stacked, Unknown))
+    return isinstance(x, (Held, Law, Stacked, Each, Unknown))
 
 
 def _number(value: Value, loops: int) -> Any:
     """The mean of a value of no axes, with a leading axis for each loop around it."""
-    if isinstance(value, Stacked):
-        return jax.vmap(lambda step: _number(step, loops - 1))(value.step)
+    if isinstance(value, (Stacked, Each)):
+        return by_step(value, lambda step: _number(step, loops - 1))
     if isinstance(value, Law):
         return jnp.asarray(average(value).reshape(()))
     assert isinstance(value, Held)

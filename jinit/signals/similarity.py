@@ -17,7 +17,7 @@ from jinit.signals.given import Plan, Variances
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.interpret import MomentRule
 from jinit.signals.laws.law import Law, average, squared
-from jinit.signals.laws.values import Stacked, Value
+from jinit.signals.laws.values import Each, Stacked, Value, by_step
 from jinit.signals.run_laws import run_on_laws
 
 CALLER = "jinit.predict_similarity(...)"
@@ -123,8 +123,8 @@ def _read(examples: int, site: Site, found: dict[str, Value]) -> Similarity:
 
 
 def _of(value: Value, examples: int) -> Array | None:
-    if isinstance(value, Stacked):
-        return jax.vmap(lambda step: _of(step, examples))(value.step)
+    if isinstance(value, (Stacked, Each)):
+        return by_step(value, lambda step: _of(step, examples))
     if not isinstance(value, Law) or examples not in value.shape:
         return None
     axis = value.shape.index(examples)

@@ -46,7 +46,7 @@ def test_a_gradient_that_stays_along_a_contraction():
 
 
 def attention_stack(depth, width, tokens, *, uniform=False):
-    """Blocks of attention over tokens that are alike; each first adds what sees the gradient of all tokens."""
+    """Blocks of attention over tokens that are alike, each behind a sum that sees the gradient of all."""
     examples = 4
 
     def normalized(x):
@@ -80,7 +80,7 @@ def test_gradients_of_all_tokens_add_up_whatever_the_attention():
 
 
 def test_what_a_residual_adds_to_gradients_that_sum_to_nothing():
-    """Three blocks: parts of a gradient that sum to nothing over tokens still do so beside a residual's own."""
+    """Parts of a gradient that sum to nothing over tokens still do so beside those of a residual."""
     apply, shapes, x = attention_stack(3, 256, 4)
     predicted = jinit.predict(apply, weights=lambda path: 1 / 256)(shapes, x)
     draw = jinit.init(apply, jinit.plan([("*", jinit.variance_scaling(1.0, "fan_in", "normal"))]))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
+import operator
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -96,7 +98,7 @@ def canonical(
     """
     law = dataclasses.replace(as_float(law), alike=frozenset())
     kind = COTANGENT if (law.is_linear if linear is None else linear) else SIGNAL
-    reaches = _reaches(law, levels)
+    reaches = _reaches([law], levels)
     roots = tuple(Root((name, i), x.axes, kind, runs=x.runs, fixed=x.fixed) for i, x in enumerate(reaches))
     at = places.weights_of([law])
     sizes = tuple(sizes or sizes_of(len(levels), at))
@@ -153,7 +155,7 @@ def fewer_cotangents(law: Law, name: Hashable) -> Law:
         mean = average(law, here, x)
         means.append(without(law, ours, average(law, ours, squared(x - mean))))
         x = mean
-    out, reaches = without(law, ours, x), _reaches(law, levels)
+    out, reaches = without(law, ours, x), _reaches([law], levels)
     for i, (reach, variance) in enumerate(zip(reaches, means[::-1], strict=True)):
         spread = variance.nodes.reshape(variance.nodes.shape + (1,) * i)
         root = Root((name, i), reach.axes, COTANGENT, runs=reach.runs, fixed=reach.fixed)
@@ -161,15 +163,15 @@ def fewer_cotangents(law: Law, name: Hashable) -> Law:
     return out
 
 
-def _reaches(law: Law, levels: Levels) -> list[Reach]:
-    """How what differs at each level does so; by what it is at the first places, for all."""
-    if not any(r.runs or r.fixed for r in law.roots):
+def _reaches(laws: Sequence[Law], levels: Levels) -> list[Reach]:
+    """How what differs at each level of a sum does so; by what it is at the first places, for all."""
+    if not any(r.runs or r.fixed for law in laws for r in law.roots):
         return [Reach(axes) for axes in levels]
-    law = places.first(law)
     members: list[list[tuple[Reach, Array]]] = [[] for _ in levels]
-    for reach, variance in spread_by_reach(law, range(len(law.roots)))[1].items():
-        members[next(i for i, axes in enumerate(levels) if reach.axes <= axes)].append((reach, variance))
-    return [summed(here, axes, law.shape) for here, axes in zip(members, levels, strict=True)]
+    for law in map(places.first, laws):
+        for reach, variance in spread_by_reach(law, range(len(law.roots)))[1].items():
+            members[next(i for i, axes in enumerate(levels) if reach.axes <= axes)].append((reach, variance))
+    return [summed(here, axes, laws[0].shape) for here, axes in zip(members, levels, strict=True)]
 
 
 def _levels_of_cotangents(law: Law, ours: Sequence[int]) -> Levels:
@@ -182,6 +184,21 @@ def _levels_of_cotangents(law: Law, ours: Sequence[int]) -> Levels:
         alone = average(law, [k for k in ours if k != i])
         sums[law.roots[i].axes] += float(np.ravel(average(law, of=squared(alone)))[0])
     return limited(found, importance=weighed(sums, law.shape))
+
+
+def sum_of_gradients(
+    laws: Sequence[Law], levels: Levels, name: Hashable, moments: LevelMoments | None = None
+) -> Law:
+    """The sum of gradients that have no cotangent in common, as a normal for each level."""
+    at, reaches = places.weights_of(laws), _reaches(laws, levels)
+    if moments is None:
+        found = [level_moments(x, levels, tuple(at)) for x in laws]
+        variances = [
+            functools.reduce(operator.add, v) for v in zip(*(m.variances for m in found), strict=True)
+        ]
+        moments = LevelMoments(functools.reduce(operator.add, (m.mean for m in found)), tuple(variances))
+    roots = [Root((name, i), x.axes, COTANGENT, runs=x.runs, fixed=x.fixed) for i, x in enumerate(reaches)]
+    return _normals(moments, dict.fromkeys(roots, 2), at, laws[0].shape, laws[0].dtype)
 
 
 def _is_canonical(law: Law, levels: Levels, kind: str, sizes: tuple[int, ...]) -> bool:

@@ -118,9 +118,7 @@ def _parts_of(law: Law, summed: Axes, own: frozenset[Root]) -> tuple[Law, list[_
     return still, parts or [_Part(law, Reach(), whole)]
 
 
-def _still_and_squares(
-    law: Law, summed: Axes, own: frozenset[Root]
-) -> tuple[Law, list[tuple[Reach, Law]]]:
+def _still_and_squares(law: Law, summed: Axes, own: frozenset[Root]) -> tuple[Law, list[tuple[Reach, Law]]]:
     varying = [i for i in places.others(law) if law.roots[i].axes & summed or law.roots[i] in own]
     mean, found = spread_by_reach(law, varying)
     squares = [(Reach(), squared(mean)), *found.items()]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit._compat import bind
-from jinit.signals.laws.arrays import is_traced, near
+from jinit.signals.laws.arrays import is_traced, near, xp
 from jinit.signals.laws.law import Axes, Law
 from jinit.signals.laws.masks import marked
 from jinit.signals.laws.pointwise import pointwise
@@ -45,15 +45,16 @@ def elementwise(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
 
 
 def on_nodes(eqn: Any, nodes: Sequence[Any]) -> list[Any]:
-    """The equation on arrays of one shape, those of floating dtypes in the widest of them."""
+    """The equation on arrays that broadcast, those of floating dtypes in the widest of them."""
     widest = max((x.dtype for x in nodes if jnp.issubdtype(x.dtype, jnp.inexact)),
                  key=lambda d: jnp.finfo(d).bits, default=None)  # fmt: skip
     same = [
-        x.astype(widest) if widest is not None and jnp.issubdtype(x.dtype, jnp.floating)
+        x.astype(widest) if widest is not None and x.dtype != widest and jnp.issubdtype(x.dtype, jnp.floating)
         and jnp.issubdtype(widest, jnp.floating) else x
         for x in nodes
     ]  # fmt: skip
-    return _run(eqn, same)
+    shape = jnp.broadcast_shapes(*(x.shape for x in same))
+    return _run(eqn, [x if x.shape == shape else xp.broadcast_to(x, shape) for x in same])
 
 
 def _run(eqn: Any, nodes: list[Any]) -> list[Any]:

@@ -45,11 +45,11 @@ def grid_of(laws: Sequence[Law]) -> int:
 
 
 def on_grid(function: Callable[..., Sequence[Array]], laws: Sequence[Law], outs: Sequence[Any]) -> list[Law]:
-    """The laws of `function(*nodes)`, each of the shape and dtype in `outs`."""
+    """The laws of `function(*nodes)`, of arrays that broadcast, each of the shape and dtype in `outs`."""
     roots = union(laws)
     grids = [spread(law, roots) for law in laws]
     whole = jnp.broadcast_shapes(*(g.shape for g in grids))
-    results = function(*(xp.broadcast_to(g, whole) for g in grids))
+    results = [xp.broadcast_to(x, whole) for x in function(*grids)]
     weights = weights_of(laws, roots)
     return [
         Law(_held(x, out.dtype), weights, roots, tuple(out.shape), jnp.dtype(out.dtype))

@@ -26,6 +26,7 @@ from jinit.signals.laws.rules import RULES, contracted, contraction_of
 from jinit.signals.laws.values import (
     INPUTS,
     PARAMS,
+    Each,
     Held,
     Stacked,
     Unknown,
@@ -51,9 +52,15 @@ class Interpreter:
 
     Attributes:
       rules: the user's own, by primitive.
+      makers: of what was run so far.
     """
 
     rules: Mapping[Any, MomentRule]
+    makers: joint.Makers = dataclasses.field(default_factory=joint.Makers)
+
+    def apart(self) -> Interpreter:
+        """The same, which knows of nothing that was run so far."""
+        return Interpreter(self.rules)
 
     def body(
         self, jaxpr: Any, consts: Sequence[Value], args: Sequence[Value], at: tuple[int, ...]
@@ -68,18 +75,17 @@ class Interpreter:
             aval: Any = atom.aval
             return held(np.asarray(atom.val, aval.dtype))
 
-        makers = joint.Makers()
         for i, eqn in _alive(jaxpr):
             ins = [read(v) for v in eqn.invars]
             of_entries = _is_of_entries(eqn, ins)
-            outs: Any = joint.again(eqn, makers, read, (*at, i)) if of_entries else None
+            outs: Any = joint.again(eqn, self.makers, ins, (*at, i)) if of_entries else None
             if outs is None:
                 outs = self.equation(eqn, ins, (*at, i))
             made_of = _parameters_of(ins)
+            outs = [_made(x, (*at, i, k), made_of) for k, x in enumerate(outs)]
+            env.update(zip(eqn.outvars, outs, strict=True))
             if of_entries:
-                makers.note(eqn, ins, outs)
-            for k, (v, x) in enumerate(zip(eqn.outvars, outs, strict=True)):
-                env[v] = _made(x, (*at, i, k), made_of)
+                self.makers.note(eqn, ins, outs)
         return [read(v) for v in jaxpr.outvars]
 
     def inner(self, jaxpr: Any, args: Sequence[Value], at: tuple[int, ...]) -> list[Any]:
@@ -193,7 +199,7 @@ def _with_padding(eqn: Any, makers: Mapping[Any, Any]) -> Any:
 
 
 def _made(x: Value, at: Name, parameters: frozenset[Name]) -> Value:
-    if not isinstance(x, (Law, Stacked)):
+    if not isinstance(x, (Law, Stacked, Each)):
         return x
     x = jax.tree.map(near, x)
     if not isinstance(x, Law):

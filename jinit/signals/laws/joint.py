@@ -4,115 +4,153 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Sequence
+import math
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
-from jinit._compat import Literal
 from jinit.signals.laws.elementwise import on_nodes
 from jinit.signals.laws.law import Law
 from jinit.signals.laws.pointwise import pointwise
-from jinit.signals.laws.roots import MASK, PLACE
+from jinit.signals.laws.roots import COTANGENT, MASK, PLACE
 from jinit.signals.laws.values import Held, Value, as_law
 
 # Equations done again at most, for one more.
 LONGEST = 24
+# The largest grid of averages, which stay roots of their own where all others are paired.
+MOST_AVERAGES = 64
+
+Key = int
+
+
+def _identity(value: Value) -> Hashable:
+    """What tells a variable from others, wherever in a program it is handed to."""
+    if isinstance(value, Law):
+        return (id(value.nodes), value.origin, value.shape, value.roots)
+    return (id(value.array), value.shape) if isinstance(value, Held) else id(value)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Making:
+    """An equation that was run, with its operands and results."""
+
+    eqn: Any
+    ins: tuple[Key, ...]
+    outs: tuple[Key, ...]
+    order: int
 
 
 @dataclasses.dataclass
 class Makers:
-    """Of the variables of a jaxpr, those that are functions of entries, and how they were made.
+    """Of the variables of a program, those that are functions of entries, and how they were made.
 
     Attributes:
-      eqns: the equation that made a variable, in order.
+      keys: numbers of the variables.
+      values: of every variable.
+      made: the equation that made a variable, in order.
       parted: variables whose laws no longer tell what they have in common with what they were made of.
       behind: of a variable, all those that it was made of, and itself.
     """
 
-    eqns: dict[Any, Any] = dataclasses.field(default_factory=dict)
-    parted: set[Any] = dataclasses.field(default_factory=set)
-    behind: dict[Any, frozenset[Any]] = dataclasses.field(default_factory=dict)
+    keys: dict[Hashable, Key] = dataclasses.field(default_factory=dict)
+    values: dict[Key, Value] = dataclasses.field(default_factory=dict)
+    made: dict[Key, Making] = dataclasses.field(default_factory=dict)
+    parted: set[Key] = dataclasses.field(default_factory=set)
+    behind: dict[Key, frozenset[Key]] = dataclasses.field(default_factory=dict)
+
+    def keys_of(self, values: Iterable[Value]) -> tuple[Key, ...]:
+        """The keys of values, which are kept, so that no other takes one over."""
+        found = [(self.keys.setdefault(_identity(x), len(self.keys)), x) for x in values]
+        self.values |= found
+        return tuple(key for key, _ in found)
 
     def note(self, eqn: Any, ins: Sequence[Value], outs: Sequence[Value]) -> None:
         """Remember an equation that was run on laws, entry by entry."""
+        making = Making(eqn, self.keys_of(ins), self.keys_of(outs), len(self.made))
         known = {r for x in ins if isinstance(x, Law) for r in x.roots}
-        behind = frozenset().union(*(self.all_behind(v) for v in eqn.invars))
-        for v, out in zip(eqn.outvars, outs, strict=True):
-            if isinstance(out, Law):
-                self.eqns[v], self.behind[v] = eqn, behind | {v}
+        behind = frozenset().union(*map(self.all_behind, making.ins))
+        for key, out in zip(making.outs, outs, strict=True):
+            if isinstance(out, Law) and key not in behind:
+                self.made[key], self.behind[key] = making, behind | {key}
                 if any(r not in known and r.kind != PLACE for r in out.roots):
-                    self.parted.add(v)
+                    self.parted.add(key)
 
-    def all_behind(self, atom: Any) -> frozenset[Any]:
-        """All variables that an atom was made of, and itself."""
-        return frozenset() if isinstance(atom, Literal) else self.behind.get(atom, frozenset([atom]))
+    def all_behind(self, key: Key) -> frozenset[Key]:
+        """All variables that one was made of, and itself."""
+        return self.behind.get(key, frozenset([key]))
 
-    def is_lost(self, v: Any, others: Iterable[Any]) -> bool:
-        """Whether the law of `v` does not tell that it was made of some of these."""
-        mine = self.all_behind(v)
+    def is_lost(self, key: Key, others: Iterable[Key]) -> bool:
+        """Whether the law of a variable does not tell that it was made of some of these."""
+        mine = self.all_behind(key)
         ways = [u for u in mine if not self.all_behind(u).isdisjoint(others)]
-        return v not in others and any(u in self.parted for u in ways)
+        return key not in others and any(u in self.parted for u in ways)
 
-    def bases(self, atoms: Sequence[Any]) -> set[Any]:
-        """What functions of these must be found from, so that nothing is lost that they have in common."""
-        sets = [self.all_behind(v) for v in atoms]
+    def bases(self, keys: Sequence[Key]) -> Iterator[set[Key]]:
+        """What functions of these may be found from instead, so that less is lost that they have in common.
+
+        Further and further back, what was made last first, until nothing is lost.
+        """
+        sets = [self.all_behind(key) for key in keys]
         common = set().union(*(a & b for a, b in itertools.combinations(sets, 2)))
-        bases = {v for v in atoms if not isinstance(v, Literal)}
+        bases = set(keys)
         while True:
-            lost = {v for v in bases if v in self.eqns and self.is_lost(v, (common | bases) - {v})}
+            lost = [key for key in bases if key in self.made and self.is_lost(key, (common | bases) - {key})]
             if not lost:
-                return bases
-            bases -= lost
-            bases |= {u for v in lost for u in self.eqns[v].invars if not isinstance(u, Literal)}
+                return
+            last = max(lost, key=lambda key: self.made[key].order)
+            bases = (bases - {last}) | set(self.made[last].ins)
+            yield bases
+
+    def between(self, bases: set[Key], operands: set[Key]) -> list[Making]:
+        """The equations from bases to operands, in order."""
+        needed, left = set[Key](), [key for key in operands if key not in bases]
+        while left:
+            key = left.pop()
+            if key not in needed:
+                needed.add(key)
+                left += [u for u in self.made[key].ins if u in self.made and u not in bases]
+        found = {id(making): making for key, making in self.made.items() if key in needed}
+        return list(found.values())
 
 
-def again(eqn: Any, makers: Makers, read: Callable[[Any], Value], at: Hashable) -> list[Law] | None:
+def again(eqn: Any, makers: Makers, ins: Sequence[Value], at: Hashable) -> list[Law] | None:
     """The laws of the equation's results, from what its operands were made of; nothing if that is no better.
 
     Where grids grow too large, a law is put on new roots, and from then on independent of what it was made
     of: `(a - b) z` of `b`. So that of `(a - b) z + b` is found from `a`, `b` and `z`.
     """
-    operands = {v for v in eqn.invars if not isinstance(v, Literal)}
-    bases = makers.bases(eqn.invars)
-    if bases <= operands:
+    operands = makers.keys_of(ins)
+    best = None
+    for bases in makers.bases(operands):
+        makings = [*makers.between(bases, set(operands)), Making(eqn, operands, (), 0)]
+        if len(makings) > LONGEST:
+            break
+        made = {key for making in makings for key in making.outs}
+        taken = dict.fromkeys(key for making in makings for key in making.ins if key not in made)
+        laws = {key: _law(makers.values[key], (at, "base", k)) for k, key in enumerate(taken)}
+        if all(isinstance(x, Law) and not _is_masked(x) for x in laws.values()) and _is_small(laws.values()):
+            best = makings, laws
+    if best is None:
         return None
-    eqns = _between(makers, bases, operands)
-    atoms = {_key(v): v for e in [*eqns, eqn] for v in e.invars}
-    made = {v for e in eqns for v in e.outvars}
-    laws = {
-        key: _law(read(v), (at, "base", k)) for k, (key, v) in enumerate(atoms.items()) if key not in made
-    }
-    if len(eqns) >= LONGEST or not all(isinstance(x, Law) and not _is_masked(x) for x in laws.values()):
-        return None
+    makings, laws = best
 
     def run(*nodes: Any) -> list[Any]:
-        env = dict(zip(laws, nodes, strict=True))
-        for e in [*eqns, eqn]:
-            outs = on_nodes(e, [env[_key(v)] for v in e.invars])
-            env |= dict(zip(e.outvars, outs, strict=True))
-        return [env[v] for v in eqn.outvars]
+        env, outs = dict(zip(laws, nodes, strict=True)), []
+        for making in makings:
+            outs = on_nodes(making.eqn, [env[key] for key in making.ins])
+            env |= dict(zip(making.outs, outs, strict=False))
+        return outs
 
     return pointwise(run, list(laws.values()), [v.aval for v in eqn.outvars], at)
 
 
-def _between(makers: Makers, bases: set[Any], operands: set[Any]) -> list[Any]:
-    """The equations from bases to operands, in order."""
-    needed, left = set(), [v for v in operands if v not in bases]
-    while left:
-        v = left.pop()
-        if v not in needed:
-            needed.add(v)
-            inner = makers.eqns[v].invars
-            left += [u for u in inner if not isinstance(u, Literal) and u in makers.eqns and u not in bases]
-    found = {id(e): e for v, e in makers.eqns.items() if v in needed}
-    return list(found.values())
-
-
-def _key(atom: Any) -> Any:
-    return id(atom) if isinstance(atom, Literal) else atom
-
-
 def _law(value: Value, name: Hashable) -> Any:
     return as_law(value, name) if isinstance(value, (Law, Held)) else value
+
+
+def _is_small(laws: Iterable[Law]) -> bool:
+    """Whether averages of signals take a small grid."""
+    sizes = {r: w.size for x in laws for r, w in zip(x.roots, x.weights, strict=True)}
+    return math.prod(n for r, n in sizes.items() if r.average and r.kind != COTANGENT) <= MOST_AVERAGES
 
 
 def _is_masked(law: Law) -> bool:

@@ -69,6 +69,11 @@ class Law:
         """Number of entries of the array."""
         return math.prod(self.shape)
 
+    @property
+    def variable(self) -> Hashable:
+        """What tells it from other variables, also of those that the program begins with."""
+        return tuple(r.name for r in self.roots) if self.origin is None else self.origin
+
     def axes_varying(self) -> Axes:
         """Axes along which entries differ."""
         return frozenset().union(*(r.axes for r in self.roots))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from jinit._compat import opened, scan_arity
+from jinit._compat import scan_arity
 from jinit.jaxprs.graph import called
 from jinit.signals.laws import moving, places
 from jinit.signals.laws.align import canonical
@@ -20,17 +20,10 @@ from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.holding import run_held, unknown
 from jinit.signals.laws.law import Law, as_float
 from jinit.signals.laws.levels import limited
-from jinit.signals.laws.values import Held, Stacked, Unknown, Value, as_law
+from jinit.signals.laws.steps import Runs, is_known, is_short, written_out
+from jinit.signals.laws.values import Each, Held, Stacked, Unknown, Value, as_law, of_one_form
 
 Name = Hashable
-
-
-class Runs(Protocol):
-    """What runs an inner jaxpr."""
-
-    def inner(self, jaxpr: Any, args: Sequence[Value], at: tuple[int, ...]) -> list[Value]:
-        """The laws of its results."""
-        ...
 
 
 def _call(run: Runs, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Value]:
@@ -47,6 +40,8 @@ def _runs_whole(eqn: Any, ins: Sequence[Value]) -> bool:
 def _scan(run: Runs, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Value]:
     if _runs_whole(eqn, ins):
         return run_held(eqn, ins)  # type: ignore[arg-type]
+    if is_short(eqn) and is_known(ins):
+        return written_out(run, eqn, ins, at)
     num_consts, num_carries = scan_arity(eqn)
     length = eqn.params["length"]
     consts = ins[:num_consts]
@@ -55,7 +50,7 @@ def _scan(run: Runs, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Va
 
     def step(carry: list[Value], x: list[Any]) -> tuple[list[Value], list[Value]]:
         full = [s.rebuild(v) for s, v in zip(xs, x, strict=True)]
-        outs = run.inner(eqn.params["jaxpr"], [*consts, *carry, *full], (*at, 0))
+        outs = run.apart().inner(eqn.params["jaxpr"], [*consts, *carry, *full], (*at, 0))
         return outs[:num_carries], outs[num_carries:]
 
     scanned = [s.arrays for s in xs]
@@ -71,21 +66,8 @@ def _scan(run: Runs, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Va
     return [*end, *(_stacked(y, length) for y in ys)]
 
 
-def has_loop(jaxpr: Any) -> bool:
-    """Whether there is a `scan` anywhere in a jaxpr."""
-    jaxpr, _ = opened(jaxpr)
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "scan":
-            return True
-        for param in eqn.params.values():
-            for inner in param if isinstance(param, (tuple, list)) else (param,):
-                if (hasattr(inner, "eqns") or hasattr(inner, "jaxpr")) and has_loop(inner):
-                    return True
-    return False
-
-
 def _carried(x: Value, name: Name) -> Value:
-    law = as_law(x, name) if isinstance(x, Stacked) else x
+    law = as_law(x, name) if isinstance(x, (Each, Stacked)) else x
     return places.as_signals(law) if isinstance(law, Law) else law
 
 
@@ -98,6 +80,8 @@ class _Scanned:
 
 
 def _unstacked(x: Value, name: Name) -> _Scanned:
+    if isinstance(x, Each):
+        x = of_one_form(x, name)
     if isinstance(x, Stacked):
         return _Scanned(x.step, lambda step: step)
     if isinstance(x, Held):

@@ -3,51 +3,91 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
+import statistics
 from collections.abc import Hashable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
 from jinit._typing import Array
-from jinit.signals.laws.arrays import pick, xp
-from jinit.signals.laws.law import Law
-from jinit.signals.laws.levels import level_of, levels_of
+from jinit.signals.laws.arrays import is_traced, pick, xp
+from jinit.signals.laws.law import Law, as_float, average, squared, two_moments
+from jinit.signals.laws.levels import Levels, level_of, levels_of, weighed
 from jinit.signals.laws.roots import COTANGENT, PLACE, Root
 
-# Points for each level when several roots are paired.
-POINTS = {0: (), 1: (1024,), 2: (128, 512), 3: (24, 32, 256), 4: (8, 12, 16, 128)}
-# The same where gradients take part.
-FEW_POINTS = {0: (), 1: (1024,), 2: (64, 256), 3: (8, 16, 128), 4: (4, 8, 8, 64)}
+# Points for each level when several roots are paired: primes, so that any factor gives a lattice.
+POINTS = {0: (), 1: (1021,), 2: (127, 509), 3: (23, 31, 257), 4: (11, 13, 17, 127)}
+# The same where places differ.
+PLACED = {0: (), 1: (509,), 2: (61, 257), 3: (13, 17, 127), 4: (7, 11, 13, 61)}
+TRIES = 256  # of lattices, for each dimension
+# Of the variance of a sum of all entries: a level that adds less, relative to another, takes two points.
+LITTLE = 0.01
 
 
 def paired(laws: Sequence[Law], roots: Sequence[Root], name: Hashable) -> list[Law]:
     """The laws on one new root for each level, whose points pair the nodes of all roots of that level.
 
-    Points of a low-discrepancy sequence, as in Kronecker's: the first root runs through its nodes in order,
-    the next ones in steps of irrational numbers. Gradients, averages and places stay on roots of their own.
+    Gradients, averages and places stay on roots of their own.
     """
     free = [r for r in roots if r.kind not in (COTANGENT, PLACE) and not r.average]
     levels = levels_of(*laws, among=free)
     weights = {r: w for law in laws for r, w in zip(law.roots, law.weights, strict=True)}
     index: dict[Root, tuple[int, Array]] = {}
-    points = FEW_POINTS if any(r.kind == COTANGENT for r in roots) else POINTS
-    for k, count in enumerate(points[len(levels)]):
+    for k, count in enumerate(_points(laws, levels, free)):
         members = [r for r in free if level_of(r, levels) == k]
+        points = lattice(count, len(members))
         for j, root in enumerate(members):
             mass = xp.cumsum(weights[root])
-            at = xp.searchsorted(mass / mass[-1], xp.asarray(_sequence(count, j), mass.dtype))
+            at = xp.searchsorted(mass / mass[-1], xp.asarray(points[j], mass.dtype))
             index[root] = k, xp.clip(at, 0, mass.size - 1)
     new = tuple(Root((name, "pair", k), axes) for k, axes in enumerate(levels))
     return [_indexed(law, index, new) for law in laws]
 
 
-def _sequence(count: int, j: int) -> np.ndarray:
-    """Coordinate `j` of a sequence of `count` points that fill the unit cube evenly."""
+def _points(laws: Sequence[Law], levels: Levels, free: Sequence[Root]) -> list[int]:
+    """How many points each level takes, by what its roots change, whatever the others are."""
+    points = PLACED if any(r.kind == PLACE and r.places for law in laws for r in law.roots) else POINTS
+    if any(is_traced(law.nodes) for law in laws):
+        return list(points[len(levels)])
+    sums = dict.fromkeys(levels, 0.0)
+    for law in map(as_float, laws):
+        whole = float(np.mean(two_moments(law)[1])) or 1.0
+        for i in (i for i, r in enumerate(law.roots) if r in free):
+            variance = float(np.ravel(average(law, of=squared(law.nodes - average(law, [i]))))[0])
+            sums[levels[level_of(law.roots[i], levels)]] += variance / whole
+    found = weighed(sums, laws[0].shape)
+    much = [found[axes] >= LITTLE * max(found.values()) for axes in levels]
+    rest = iter(points[sum(much)])
+    return [next(rest) if x else 2 for x in much]
+
+
+@functools.lru_cache(maxsize=512)
+def lattice(count: int, dimensions: int) -> np.ndarray:
+    """The middles of `count` equal parts of the unit interval, in an order of its own for each dimension.
+
+    Shifted lattices, `(k z + s) mod count`, of which each dimension takes one of those that leave its normal
+    scores, and their squares, least correlated with those of the dimensions before.
+    """
     k = np.arange(count)
-    if j == 0:
-        return (k + 0.5) / count
-    return (0.5 + k * math.sqrt([5, 2, 3, 7, 11, 13, 17, 19][(j - 1) % 8]) / 2) % 1.0
+    if dimensions < 2:
+        return (k[None] + 0.5)[:dimensions] / count
+    before, scores = lattice(count, dimensions - 1), _scores(count)
+    random = np.random.default_rng(dimensions)
+    factors, shifts = random.integers(1, count, TRIES), random.integers(0, count, TRIES)
+    orders = (np.outer(factors, k) + shifts[:, None]) % count
+    taken = scores[:, (before * count).astype(int)].reshape(-1, count)
+    far = abs(scores[:, orders] @ taken.T).max((0, 2))
+    return np.concatenate([before, (orders[[np.argmin(far)]] + 0.5) / count])
+
+
+@functools.lru_cache(maxsize=64)
+def _scores(count: int) -> np.ndarray:
+    """Normal scores of the middles, and their squares, both standardised: `[2, count]`."""
+    normal = statistics.NormalDist()
+    scores = np.array([normal.inv_cdf((i + 0.5) / count) for i in range(count)])
+    both = np.stack([scores, scores**2 - np.mean(scores**2)])
+    return both / np.sqrt(np.sum(both**2, axis=1, keepdims=True) + np.finfo(float).tiny)  # of two, none
 
 
 def _indexed(law: Law, index: dict[Root, tuple[int, Array]], new: tuple[Root, ...]) -> Law:

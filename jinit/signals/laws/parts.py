@@ -109,10 +109,7 @@ def _sums_of_part(law: Law, own: Sequence[int], part: Array) -> Sums:
 
 
 def _linear_share(law: Law, i: int, part: Array, beside: Sequence[int]) -> float:
-    """The share of the variance of `part` that is linear in the root at position `i`, whatever those `beside`.
-
-    The root is a standard normal.
-    """
+    """The share of a part's variance that is linear in the normal root at position `i`, whatever `beside`."""
     cotangent = law.roots[i].kind == COTANGENT
     if cotangent and not beside:
         return 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -18,9 +19,11 @@ from jinit.signals.laws.align import (
     fewer_cotangents,
     level_moments,
     normal_sum,
+    sum_of_gradients,
 )
 from jinit.signals.laws.averages import returned, without_deviations
 from jinit.signals.laws.coarse import as_coarse, coarser
+from jinit.signals.laws.gradients import by_cotangent
 from jinit.signals.laws.grids import grid_of, on_grid, union
 from jinit.signals.laws.law import Law, node_dtype
 from jinit.signals.laws.levels import Levels, levels_of
@@ -68,6 +71,13 @@ def pointwise(
         laws = _on_few_nodes([_alone(x) for x in laws], LIMIT)
     if grid_of(laws) <= LIMIT:
         return [_tidied(places.differing(x), (name, i)) for i, x in enumerate(on_grid(function, laws, outs))]
+    if linear:
+        parts = by_cotangent(function, laws, outs, name)
+        levels = levels_of(*itertools.chain(*parts))
+        return [
+            sum_of_gradients(same, levels, (name, i), exact(levels, places.union_of(same)) if exact else None)
+            for i, same in enumerate(parts)
+        ]
     results = on_grid(function, paired(laws, union(laws), name), outs)
     levels = levels_of(*results)
     return [
@@ -95,12 +105,12 @@ def narrowed(law: Law) -> Law:
     levels = levels_of(law)
     sizes = NARROW[len(levels)]
     wide = grid_of([law]) > math.prod(sizes)
-    return canonical(law, levels, (law.origin, "narrow"), sizes=sizes) if wide else law
+    return canonical(law, levels, (law.variable, "narrow"), sizes=sizes) if wide else law
 
 
 def _alone(law: Law) -> Law:
     """A gradient by its moments alone, named after the variable that it is."""
-    return canonical(law, levels_of(law), (law.origin, "alone")) if law.is_linear else law
+    return canonical(law, levels_of(law), (law.variable, "alone")) if law.is_linear else law
 
 
 def _tidied(law: Law, name: Hashable) -> Law:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -14,8 +14,20 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws import places
+from jinit.signals.laws.align import canonical
 from jinit.signals.laws.arrays import at_hand, is_traced, xp
-from jinit.signals.laws.law import Axes, Law, all_axes, constant, node_dtype, plus_normal, rule, squared
+from jinit.signals.laws.law import (
+    Axes,
+    Law,
+    all_axes,
+    as_float,
+    constant,
+    node_dtype,
+    plus_normal,
+    rule,
+    squared,
+)
+from jinit.signals.laws.levels import limited
 from jinit.signals.laws.masks import is_masked, middles, of_mask, of_masked
 from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import Root
@@ -60,6 +72,14 @@ class Stacked:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Each:
+    """Values of all steps of a short loop, each by itself."""
+
+    steps: tuple[Any, ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Unknown:
     """A value that was not followed, why, and the primitive that stood in the way."""
 
@@ -67,7 +87,7 @@ class Unknown:
     primitive: str = dataclasses.field(default="", metadata={"static": True})
 
 
-Value = Held | Law | Stacked | Unknown
+Value = Held | Law | Stacked | Each | Unknown
 
 
 def held(x: Any, *, source: frozenset[str] = frozenset()) -> Held:
@@ -77,6 +97,8 @@ def held(x: Any, *, source: frozenset[str] = frozenset()) -> Held:
 
 def as_law(value: Value, name: Hashable) -> Law | Unknown:
     """The law of any value; `name` tells the new roots."""
+    if isinstance(value, Each):
+        value = of_one_form(value, name)
     if isinstance(value, Stacked):
         return _of_steps(value, name)
     if not isinstance(value, Held):
@@ -234,6 +256,34 @@ def of_weight(value: Held, name: Hashable) -> Law:
     return _on_roots(
         value, nodes, (weights,), (Root(name, frozenset(i for i, n in enumerate(x.shape) if n > 1)),)
     )
+
+
+def of_one_form(value: Each, name: Hashable) -> Stacked | Unknown:
+    """The laws of all steps on roots of the same axes, with a leading axis for the steps."""
+    found = [as_law(x, (name, "step", i)) for i, x in enumerate(value.steps)]
+    if unknown := [x for x in found if isinstance(x, Unknown)]:
+        return unknown[0]
+    laws = [places.as_signals(as_float(x)) for x in found if isinstance(x, Law)]
+    levels, linear = limited({r.axes for x in laws for r in x.roots}), any(x.is_linear for x in laws)
+    forms = [canonical(x, levels, name, linear=linear) for x in laws]
+    plain = [
+        dataclasses.replace(x, origin=None, is_normal=False, fixed_sums=frozenset(), parameters=frozenset())
+        for x in forms
+    ]
+    return Stacked(jax.tree.map(lambda *xs: xp.stack(xs), *plain), len(laws))
+
+
+def by_step(value: Stacked | Each, function: Callable[[Value], Any]) -> Any:
+    """`function` of the value of every step, with a leading axis for the steps."""
+    if isinstance(value, Stacked):
+        return jax.vmap(function)(value.step)
+    return jax.tree.map(_stack, *map(function, value.steps))
+
+
+def _stack(*xs: Array) -> Array:
+    """The arrays of all steps, floating if any of them is: numbers of entries are, where there is a law."""
+    dtypes = [x.dtype for x in xs if jnp.issubdtype(x.dtype, jnp.inexact)] or [x.dtype for x in xs]
+    return jnp.stack([jnp.asarray(x, max(dtypes, key=lambda d: d.itemsize)) for x in xs])
 
 
 def _of_steps(value: Stacked, name: Hashable) -> Law | Unknown:

@@ -1,0 +1,109 @@
+"""Short loops, one step after another: every step has laws of its own, as if the loop were written out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from jinit._compat import opened, scan_arity
+from jinit.signals.laws import moving
+from jinit.signals.laws.arrays import is_traced, near, xp
+from jinit.signals.laws.law import Law
+from jinit.signals.laws.values import Each, Held, Stacked, Value
+
+# Steps of a loop that is written out. A longer one is compiled, with laws of one form for all of its steps.
+SHORT = 16
+
+
+class Runs(Protocol):
+    """What runs an inner jaxpr."""
+
+    def inner(self, jaxpr: Any, args: Sequence[Value], at: tuple[int, ...]) -> list[Value]:
+        """The laws of its results."""
+        ...
+
+    def apart(self) -> Runs:
+        """The same, which knows of nothing that was run so far: traced values must not leave their trace."""
+        ...
+
+
+def is_short(eqn: Any) -> bool:
+    """Whether a `scan` has few steps."""
+    return 0 < eqn.params["length"] <= SHORT
+
+
+def has_long_loop(jaxpr: Any) -> bool:
+    """Whether there is a `scan` of many steps anywhere in a jaxpr."""
+    jaxpr, _ = opened(jaxpr)
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "scan" and not is_short(eqn):
+            return True
+        for param in eqn.params.values():
+            for inner in param if isinstance(param, (tuple, list)) else (param,):
+                if (hasattr(inner, "eqns") or hasattr(inner, "jaxpr")) and has_long_loop(inner):
+                    return True
+    return False
+
+
+def is_known(ins: Sequence[Value]) -> bool:
+    """Whether nothing of these is traced."""
+    return not any(map(is_traced, jax.tree.leaves(ins)))
+
+
+def written_out(run: Runs, eqn: Any, ins: Sequence[Value], at: tuple[int, ...]) -> list[Value]:
+    """The laws of a `scan`'s results."""
+    num_consts, num_carries = scan_arity(eqn)
+    consts, carry, xs = (
+        ins[:num_consts],
+        ins[num_consts : num_consts + num_carries],
+        ins[num_consts + num_carries :],
+    )
+    steps = range(eqn.params["length"])
+    ys: dict[int, Sequence[Value]] = {}
+    for k in reversed(steps) if eqn.params["reverse"] else steps:
+        here = [_at_step(x, k) for x in xs]
+        outs = run.inner(eqn.params["jaxpr"], [*consts, *carry, *here], (*at, 0, k))
+        carry, ys[k] = outs[:num_carries], outs[num_carries:]
+    return [*carry, *map(_together, zip(*(ys[k] for k in steps), strict=True))]
+
+
+def _at_step(x: Value, step: int) -> Value:
+    """What a loop runs over, at one step; the same wherever it is run over."""
+    if isinstance(x, Each):
+        return x.steps[step]
+    if isinstance(x, Held):
+        return Held(x.array[step if x.array.shape[0] > 1 else 0], x.shape[1:], x.source)
+    if isinstance(x, Stacked):
+        return _renamed(jax.tree.map(lambda a: near(a[step]), x.step), step)
+    if not isinstance(x, Law):
+        return x
+    places = [frozenset[int](), *(frozenset([i]) for i in range(len(x.shape) - 1))]
+    found = moving.relabelled(
+        x, places, x.shape[1:], lambda root: (root.name, "step", step) if 0 in root.axes else root.name
+    )
+    return dataclasses.replace(found, origin=(x.variable, "step", step))
+
+
+def _renamed(x: Value, step: int) -> Value:
+    """What has a law of its own at every step has entries of its own, too."""
+    if isinstance(x, Stacked):
+        return Stacked(_renamed(x.step, step), x.length)
+    if not isinstance(x, Law):
+        return x
+    names = ((root.name, "step", step) for root in x.roots)
+    roots = tuple(dataclasses.replace(r, name=n) for r, n in zip(x.roots, names, strict=True))
+    return dataclasses.replace(x, roots=roots, origin=(x.variable, "step", step))
+
+
+def _together(ys: Sequence[Value]) -> Value:
+    """What every step gives."""
+    if not all(isinstance(y, Held) for y in ys):
+        return Each(tuple(ys))
+    arrays, shape = [y.array for y in ys], ys[0].shape  # type: ignore[union-attr]
+    compact = np.broadcast_shapes(*(x.shape for x in arrays))
+    source = frozenset[str]().union(*(y.source for y in ys))  # type: ignore[union-attr]
+    return Held(xp.stack([xp.broadcast_to(x, compact) for x in arrays]), (len(ys), *shape), source)
