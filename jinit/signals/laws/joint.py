@@ -15,7 +15,7 @@ from jinit.signals.laws.roots import COTANGENT, MASK, PLACE
 from jinit.signals.laws.values import Held, Value, as_law
 
 # Equations done again at most, for one more.
-LONGEST = 24
+LONGEST = 64
 # The largest grid of averages, which stay roots of their own where all others are paired.
 MOST_AVERAGES = 64
 
