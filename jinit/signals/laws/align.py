@@ -31,9 +31,15 @@ from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, summed
 
 # Nodes for each level of the standard form, by the number of levels; the last level is an entry's own.
-SIZES = {0: (), 1: (256,), 2: (64, 256), 3: (12, 16, 64), 4: (4, 12, 6, 48)}
+SIZES = {
+    0: (), 1: (256,), 2: (64, 256), 3: (12, 16, 64), 4: (4, 12, 6, 48),
+    5: (4, 4, 6, 6, 24), 6: (3, 3, 4, 4, 4, 24),
+}  # fmt: skip
 # The same where places differ.
-PLACED = {0: (), 1: (128,), 2: (16, 128), 3: (8, 8, 48), 4: (4, 6, 4, 32)}
+PLACED = {
+    0: (), 1: (128,), 2: (16, 128), 3: (8, 8, 48), 4: (4, 6, 4, 32),
+    5: (3, 3, 4, 4, 16), 6: (2, 3, 3, 3, 4, 16),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ from jinit.signals.laws.law import (
     squared,
     without,
 )
-from jinit.signals.laws.levels import levels_by_variance
+from jinit.signals.laws.levels import MOST, MOST_OF_PRODUCTS, levels_by_variance
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.moving import relabelled
 from jinit.signals.laws.parts import add_to, by_axes, spread_by_reach
@@ -80,7 +80,8 @@ def contract(
     left = tuple(r.along(frozenset(range(rank))) for r in folds.left)
     known = dict(zip(folds.roots, weights_of(quiet, folds.roots), strict=True))
     law = Law(mean, folds.weights(known), left, how.shape, jnp.dtype(dtype))
-    out = normal_sum_of(law, spreads, name, linear=linear, common=weight is not None)
+    most = MOST if linear or weight is not None else MOST_OF_PRODUCTS
+    out = normal_sum_of(law, spreads, name, linear=linear, common=weight is not None, most=most)
     fixed = [
         frozenset(f for f in mine.sums_left(frozenset().union(*other)) if max(f) < rank)
         for mine, other in zip(laws, reversed(how.axes), strict=True)
@@ -196,16 +197,22 @@ def _product(laws: Sequence[Law], roots: tuple[Root, ...]) -> Array:
 
 
 def normal_sum_of(
-    mean: Law, spreads: dict[Reach, Array], name: Hashable, *, linear: bool, common: bool = False
+    mean: Law,
+    spreads: dict[Reach, Array],
+    name: Hashable,
+    *,
+    linear: bool,
+    common: bool = False,
+    most: int = MOST,
 ) -> Law:
     """`mean` plus a normal for each set of axes."""
     spreads = _without_nothing(spreads)
-    levels = levels_by_variance(by_axes(spreads), mean.shape, common=common)
+    levels = levels_by_variance(by_axes(spreads), mean.shape, common=common, most=most)
     mean = dataclasses.replace(mean, is_normal=not places.others(mean))
     sizes = _sizes_beside(mean, len(levels))
     if linear or grid_of([mean]) * math.prod(sizes) > TIDY:
         mean, spreads = _all_normal(mean, spreads)
-        levels = levels_by_variance(by_axes(spreads), mean.shape, common=common)
+        levels = levels_by_variance(by_axes(spreads), mean.shape, common=common, most=most)
         sizes = sizes_of(len(levels), places.positions(mean))
     kind = COTANGENT if linear else SIGNAL
     members: list[list[tuple[Reach, Any]]] = [[] for _ in levels]

@@ -16,6 +16,8 @@ from jinit.signals.laws.runs import Axes
 Levels = tuple[Axes, ...]
 
 MOST = 4
+# Of a product of two signals, such as the scores of attention, which has what either of them shares.
+MOST_OF_PRODUCTS = 6
 
 
 def levels_of(*laws: Law, among: Collection[Root] | None = None) -> Levels:
@@ -40,18 +42,20 @@ def weighed(variances: Mapping[Axes, float], shape: Sequence[int]) -> dict[Axes,
     return {k: v * math.prod(n for i, n in enumerate(shape) if i not in k) for k, v in variances.items()}
 
 
-def levels_by_variance(spreads: Mapping[Axes, Array], shape: Sequence[int], *, common: bool) -> Levels:
-    """Four levels at most for a sum of normals, by their variances where those are known."""
-    if len(spreads) <= MOST or any(map(is_traced, spreads.values())):
-        return limited(set(spreads), common=common)
+def levels_by_variance(
+    spreads: Mapping[Axes, Array], shape: Sequence[int], *, common: bool, most: int = MOST
+) -> Levels:
+    """The levels for a sum of normals, by their variances where those are known."""
+    if len(spreads) <= most or any(map(is_traced, spreads.values())):
+        return limited(set(spreads), common=common, most=most)
     sums = {axes: float(np.mean(v)) for axes, v in spreads.items()}
-    return limited(set(spreads), importance=weighed(sums, shape))
+    return limited(set(spreads), importance=weighed(sums, shape), most=most)
 
 
 def limited(
-    found: set[Axes], *, common: bool = True, importance: Mapping[Axes, float] | None = None
+    found: set[Axes], *, common: bool = True, importance: Mapping[Axes, float] | None = None, most: int = MOST
 ) -> Levels:
-    """At most four levels, of which the last holds all axes.
+    """At most so many levels, of which the last holds all axes.
 
     Those of most `importance` stay. If that is not known, the largest sets stay, so that what is dropped
     joins a set with few more axes: what two entries no longer share are roots that many others share too.
@@ -62,11 +66,11 @@ def limited(
         return ()
     everything = frozenset[int]().union(*levels)
     proper = [a for a in levels if a != everything]
-    if len(proper) >= MOST and importance is not None:
-        kept = sorted(proper, key=lambda a: importance[a])[-(MOST - 1) :]
+    if len(proper) >= most and importance is not None:
+        kept = sorted(proper, key=lambda a: importance[a])[-(most - 1) :]
         proper = [a for a in proper if a in kept]
-    elif len(proper) >= MOST:
-        proper = [proper[0], *proper[-(MOST - 2) :]] if common else proper[-(MOST - 1) :]
+    elif len(proper) >= most:
+        proper = [proper[0], *proper[-(most - 2) :]] if common else proper[-(most - 1) :]
     return (*proper, everything)
 
 
