@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -118,3 +119,30 @@ def test_softmax_of_traced_laws_promotes_nothing():
 
     plain = softmax.probabilities(normal(0.0, 2.0, "z", (4, 8), jnp.float32), frozenset([1]), "p").nodes
     np.testing.assert_allclose(nodes(2.0), plain, atol=2e-4)
+
+
+@pytest.mark.parametrize("shares", [(0.45, 0.2, 0.35), (0.1, 0.7, 0.2)])
+def test_scores_of_tokens_that_are_alike(shares):
+    """Five sets of axes: what all share, what one example does, queries, keys and single scores."""
+    width, tokens, examples = 256, 6, 8
+    names = ("all", "example", "own")
+
+    def apply(p: Any, x: Any) -> Any:
+        parts = [jnp.ones((1, 1, width)) @ p["all"], x["example"] @ p["example"], x["own"] @ p["own"]]
+        h = sum(share**0.5 * part for share, part in zip(shares, parts, strict=True))
+        return jax.nn.softmax(jnp.einsum("bqd,bkd->bqk", h @ p["q"], h @ p["k"]) / width**0.5) @ p["head"]
+
+    shapes = {name: jax.ShapeDtypeStruct((width, width), "float32") for name in (*names, "q", "k")}
+    shapes["head"] = jax.ShapeDtypeStruct((tokens, tokens), "float32")
+    x = {
+        "example": jax.ShapeDtypeStruct((examples, 1, width), "float32"),
+        "own": jax.ShapeDtypeStruct((examples, tokens, width), "float32"),
+    }
+    records = jinit.predict(apply, weights=lambda path: 1 / width, backward=False)(shapes, x)
+    rng, draws, scores = np.random.default_rng(0), 100_000, 0.0
+    for i, j in itertools.product(range(3), range(3)):
+        shape = (draws, tokens if i == 2 else 1, tokens if j == 2 else 1)
+        scores = scores + (shares[i] * shares[j]) ** 0.5 * rng.normal(size=shape)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights = weights / weights.sum(-1, keepdims=True)
+    np.testing.assert_allclose(records["head"].input.second_moment, (weights**2).mean(), rtol=5e-3)
