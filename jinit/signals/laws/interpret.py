@@ -17,26 +17,14 @@ from jinit.jaxprs.elementwise import is_elementwise
 from jinit.jaxprs.graph import COPIES
 from jinit.signals.laws import joint, moving
 from jinit.signals.laws.arrays import near, xp
+from jinit.signals.laws.as_laws import as_law, of_examples, of_weight, with_fixed_sums
 from jinit.signals.laws.elementwise import elementwise
 from jinit.signals.laws.holding import run_held, unknown
 from jinit.signals.laws.law import Law, all_axes, constant, normal, two_moments
 from jinit.signals.laws.loops import CONTROL
 from jinit.signals.laws.roots import COTANGENT, SIGNAL, WEIGHT, Root
 from jinit.signals.laws.rules import RULES, contracted, contraction_of
-from jinit.signals.laws.values import (
-    INPUTS,
-    PARAMS,
-    Each,
-    Held,
-    Stacked,
-    Unknown,
-    Value,
-    as_law,
-    held,
-    of_examples,
-    of_weight,
-    with_fixed_sums,
-)
+from jinit.signals.laws.values import INPUTS, PARAMS, Each, Held, Stacked, Unknown, Value, held
 from jinit.signals.laws.wholes import is_whole, whole_rule
 
 # `rule([(mean, variance) of each operand], eqn) -> [(mean, variance) of each result]`.

@@ -8,11 +8,12 @@ import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
+from jinit.signals.laws.as_laws import as_law
 from jinit.signals.laws.elementwise import on_nodes
 from jinit.signals.laws.law import Law
 from jinit.signals.laws.pointwise import pointwise
 from jinit.signals.laws.roots import COTANGENT, MASK, PLACE
-from jinit.signals.laws.values import Held, Value, as_law
+from jinit.signals.laws.values import Held, Value
 
 # Equations done again at most, for one more.
 LONGEST = 64

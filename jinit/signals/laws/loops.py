@@ -17,11 +17,12 @@ from jinit.jaxprs.graph import called
 from jinit.signals.laws import moving, places
 from jinit.signals.laws.align import canonical
 from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.as_laws import as_law, of_one_form
 from jinit.signals.laws.holding import run_held, unknown
 from jinit.signals.laws.law import Law, as_float
 from jinit.signals.laws.levels import limited
 from jinit.signals.laws.steps import Runs, is_known, is_short, written_out
-from jinit.signals.laws.values import Each, Held, Stacked, Unknown, Value, as_law, of_one_form
+from jinit.signals.laws.values import Each, Held, Stacked, Unknown, Value
 
 Name = Hashable
 
