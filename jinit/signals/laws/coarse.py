@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,16 @@ FEWER = {256: 24, 128: 24, 64: 8, 48: 16, 32: 8, 16: 6, 15: 4, 12: 4, 8: 4}
 def coarser(laws: Sequence[Law]) -> list[Law]:
     """All roots that are normal variables on a rule of `FEWER`, on its smaller one."""
     return [_coarsened(law, [i for i in range(len(law.roots)) if _is_fine(law, i)]) for law in laws]
+
+
+def grid_if_coarser(laws: Sequence[Law]) -> int:
+    """The number of nodes, at each place, that the coarser laws would have together."""
+    sizes: dict[Root, int] = {}
+    for law in laws:
+        for i, (root, weights) in enumerate(zip(law.roots, law.weights, strict=True)):
+            if root.kind != PLACE and root not in sizes:
+                sizes[root] = FEWER[weights.size] if _is_fine(law, i) else weights.size
+    return math.prod(sizes.values())
 
 
 def as_coarse(laws: Sequence[Law]) -> list[Law]:

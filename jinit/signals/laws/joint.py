@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 from jinit.signals.laws.as_laws import as_law
@@ -79,11 +79,11 @@ class Makers:
         """All variables that one was made of, and itself."""
         return self.behind.get(key, frozenset([key]))
 
-    def is_lost(self, key: Key, others: Iterable[Key]) -> bool:
+    def is_lost(self, key: Key, others: Collection[Key]) -> bool:
         """Whether the law of a variable does not tell that it was made of some of these."""
-        mine = self.all_behind(key)
-        ways = [u for u in mine if not self.all_behind(u).isdisjoint(others)]
-        return key not in others and any(u in self.parted for u in ways)
+        if key in others:
+            return False
+        return any(not self.all_behind(u).isdisjoint(others) for u in self.all_behind(key) & self.parted)
 
     def bases(self, keys: Sequence[Key]) -> Iterator[set[Key]]:
         """What functions of these may be found from instead, so that less is lost that they have in common.
@@ -120,19 +120,15 @@ def again(eqn: Any, makers: Makers, ins: Sequence[Value], at: Hashable) -> list[
     of: `(a - b) z` of `b`. So that of `(a - b) z + b` is found from `a`, `b` and `z`.
     """
     operands = makers.keys_of(ins)
-    best = None
-    for bases in makers.bases(operands):
+    for bases in reversed(list(itertools.islice(makers.bases(operands), LONGEST))):
         makings = [*makers.between(bases, set(operands)), Making(eqn, operands, (), 0)]
-        if len(makings) > LONGEST:
-            break
         made = {key for making in makings for key in making.outs}
         taken = dict.fromkeys(key for making in makings for key in making.ins if key not in made)
         laws = {key: _law(makers.values[key], (at, "base", k)) for k, key in enumerate(taken)}
         if all(isinstance(x, Law) and not _is_masked(x) for x in laws.values()) and _is_small(laws.values()):
-            best = makings, laws
-    if best is None:
+            break
+    else:
         return None
-    makings, laws = best
 
     def run(*nodes: Any) -> list[Any]:
         env, outs = dict(zip(laws, nodes, strict=True)), []

@@ -22,7 +22,7 @@ from jinit.signals.laws.align import (
     sum_of_gradients,
 )
 from jinit.signals.laws.averages import returned, without_deviations
-from jinit.signals.laws.coarse import as_coarse, coarser
+from jinit.signals.laws.coarse import as_coarse, coarser, grid_if_coarser
 from jinit.signals.laws.gradients import by_cotangent
 from jinit.signals.laws.grids import grid_of, on_grid, union
 from jinit.signals.laws.law import Law, node_dtype
@@ -89,9 +89,9 @@ def pointwise(
 
 def _on_few_nodes(laws: Sequence[Law], few: int) -> Sequence[Law]:
     """The laws on coarser nodes, if their grid is too large and that makes it as small as asked for."""
-    if grid_of(laws) <= LIMIT or grid_of(fewer := coarser(laws)) > few:
+    if grid_of(laws) <= LIMIT or grid_if_coarser(laws) > few:
         return laws
-    return fewer
+    return coarser(laws)
 
 
 def _has_mask(law: Law) -> bool:
