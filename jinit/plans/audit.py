@@ -129,7 +129,9 @@ def _elsewhere(
 ) -> Callable[[int, Order], dict[str, Any]]:
     """What holds of a parameter that has no site."""
     stacks = {i: math.prod(shapes[i][axis] for axis, _ in scanned[i]) for i in scanned}
-    roles, places = first_uses(analysis, [math.prod(s) // stacks.get(i, 1) for i, s in enumerate(shapes)])
+    roles, places = first_uses(
+        analysis, [math.prod(s) // max(1, stacks.get(i, 1)) for i, s in enumerate(shapes)]
+    )
     unused, notes = set(analysis.sites.unused), analysis.sites.not_followed
     makers = weight_makers(analysis, list(range(len(shapes))))
     in_collections = "params/" in {path[:7] for path in program.paths}

@@ -17,7 +17,8 @@ from jinit._typing import PyTree
 from jinit.jaxprs.sites import Site
 from jinit.jaxprs.tracing import Program, Signature, check_call, split
 from jinit.signals.given import Call, Plan, Variances, call_of
-from jinit.signals.laws.arrays import near, xp
+from jinit.signals.laws.arrays import is_traced, near, xp
+from jinit.signals.laws.as_laws import as_law
 from jinit.signals.laws.interpret import Interpreter, MomentRule
 from jinit.signals.laws.law import Law, average, normal, pair
 from jinit.signals.laws.roots import COTANGENT, WEIGHT
@@ -49,12 +50,13 @@ def run_on_laws(
     interpreter = Interpreter(dict(rules or {}))
     runs: dict[Call, Callable[..., dict[str, T]]] = {}
 
-    def run_of(call: Call) -> Callable[..., dict[str, T]]:
-        if call in runs and not_tracing():
+    def run_of(call: Call, known: bool) -> Callable[..., dict[str, T]]:
+        known = known and not_tracing()
+        if call in runs and known:
             return runs[call]
         model = traced(apply, call, backward=backward, caller=caller)
         run = functools.partial(_run, model, call, interpreter, read, similarity, caller)
-        if not_tracing() and not model.holds_tracers:
+        if known and not model.holds_tracers:
             run = runs[call] = _compiled_if_worth_it(run, model.closed)
         return run
 
@@ -63,8 +65,9 @@ def run_on_laws(
         laws: Any = getattr(weights, "laws", None)  # those of a plan
         named: Any = weights if laws is None else laws(apply)(params, *inputs, **kwargs)
         call, compact, moments = call_of(signature, arrays, named, caller)
+        known = not any(map(is_traced, jax.tree.leaves((compact, moments))))
         with np.errstate(all="ignore"):
-            found = run_of(call)(compact, moments)
+            found = run_of(call, known)(compact, moments)
         return jax.tree.map(jnp.asarray, found)
 
     return ran
@@ -137,6 +140,8 @@ def _is_value(x: Any) -> bool:
 
 def _number(value: Value, loops: int) -> Any:
     """The mean of a value of no axes, with a leading axis for each loop around it."""
+    if isinstance(value, (Stacked, Each)) and not loops:
+        value = as_law(value, "steps")
     if isinstance(value, (Stacked, Each)):
         return by_step(value, lambda step: _number(step, loops - 1))
     if isinstance(value, Law):

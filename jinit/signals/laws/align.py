@@ -21,6 +21,7 @@ from jinit.signals.laws.law import (
     average,
     constant,
     plus_normal,
+    square_root,
     squared,
     without,
 )
@@ -258,8 +259,7 @@ def _with_moments(law: Law, levels: Levels, wanted: LevelMoments) -> Law:
     for after, before, variance in zip(means[1:], means, wanted.variances, strict=False):
         has = average(law, random, squared(after - before))
         tiny = xp.asarray(jnp.finfo(has.dtype).tiny, has.dtype)
-        variance = xp.maximum(along(variance), xp.zeros((), has.dtype))  # a difference, rounded
-        out = out + (after - before) * xp.sqrt(variance / xp.maximum(has, tiny))
+        out = out + (after - before) * square_root(along(variance) / xp.maximum(has, tiny))  # it was rounded
     # Where squares overflow, as those of what stands for minus infinity in a mask, shape alone is kept.
     finite = xp.isfinite(xp.sum(xp.stack(wanted.variances), axis=0) if wanted.variances else wanted.mean)
     return dataclasses.replace(law, nodes=xp.where(along(finite) > 0, out, law.nodes))

@@ -24,6 +24,7 @@ from jinit.signals.laws.law import Law, all_axes, constant, normal, two_moments
 from jinit.signals.laws.loops import CONTROL
 from jinit.signals.laws.roots import COTANGENT, SIGNAL, WEIGHT, Root
 from jinit.signals.laws.rules import RULES, contracted, contraction_of
+from jinit.signals.laws.steps import picked
 from jinit.signals.laws.values import INPUTS, PARAMS, Each, Held, Stacked, Unknown, Value, held
 from jinit.signals.laws.wholes import is_whole, whole_rule
 
@@ -65,7 +66,7 @@ class Interpreter:
 
         for i, eqn in _alive(jaxpr):
             ins = [read(v) for v in eqn.invars]
-            of_entries = _is_of_entries(eqn, ins)
+            of_entries = eqn.primitive not in self.rules and _is_of_entries(eqn, ins)
             outs: Any = joint.again(eqn, self.makers, ins, (*at, i)) if of_entries else None
             if outs is None:
                 outs = self.equation(eqn, ins, (*at, i))
@@ -90,6 +91,8 @@ class Interpreter:
             return whole_rule(eqn, ins, at)  # type: ignore[arg-type]
         if kind in CONTROL:
             return CONTROL[kind](self, eqn, ins, at)
+        if len(ins) == 1 and isinstance(ins[0], Each) and (found := picked(eqn, ins[0])) is not None:
+            return [found]
         if kind == "random_bits" and eqn.outvars[0].aval.shape != ():
             return [noise(eqn, at)]
         if any(isinstance(x, Unknown) for x in ins) and not _picks_rows(kind, ins):

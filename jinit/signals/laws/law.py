@@ -142,7 +142,7 @@ def pair(square: Any, similarity: Any, name: Hashable, shape: Sequence[int], dty
 def plus_normal(law: Law, variance: Any, root: Root, size: int) -> Law:
     """`law` and an independent normal of a variance that may depend on the roots it has."""
     nodes, weights = rule(2 if root.kind == COTANGENT else size, law.nodes.dtype)
-    scale = xp.sqrt(xp.maximum(xp.asarray(variance, law.nodes.dtype), xp.zeros((), law.nodes.dtype)))
+    scale = square_root(xp.asarray(variance, law.nodes.dtype))
     scale = xp.broadcast_to(scale, law.nodes.shape)
     return dataclasses.replace(
         law,
@@ -150,6 +150,12 @@ def plus_normal(law: Law, variance: Any, root: Root, size: int) -> Law:
         weights=(*law.weights, weights),
         roots=(*law.roots, root),
     )
+
+
+def square_root(x: Array) -> Array:
+    """`√max(x, 0)`, of which the derivative at zero is zero, as for what stays there."""
+    zero, one = xp.zeros((), x.dtype), xp.ones((), x.dtype)
+    return xp.where(x > 0, xp.sqrt(xp.where(x > 0, x, one)), zero)
 
 
 def average(law: Law, over: Iterable[int] | None = None, of: Array | None = None) -> Array:

@@ -90,7 +90,7 @@ def _unstacked(x: Value, name: Name) -> _Scanned:
         return _Scanned(full, lambda row: Held(row, x.shape[1:], x.source))
     if isinstance(x, Law):
         one = moving.relabelled(
-            x,
+            x.without_sums(frozenset([0])),
             [frozenset(), *(frozenset([i]) for i in range(len(x.shape) - 1))],
             x.shape[1:],
             lambda r: (r.name, name),

@@ -281,6 +281,16 @@ def mixture(
 def concatenated(parts: Sequence[Law], axis: int, shape: Sequence[int], name: Hashable) -> Law:
     """`concatenate`; pieces of one array, as in circular padding, are of one law."""
     widest = max(parts, key=lambda p: p.shape[axis])
-    if widest.shape[axis] > 1 and all(p.nodes is widest.nodes for p in parts):
+    if all(p.nodes is widest.nodes and p.roots == widest.roots for p in parts):
         return rearranged(widest, frozenset([axis]), shape, name)
-    return mixture(parts, [p.shape[axis] for p in parts], frozenset([axis]), shape, name)
+    lengths = [p.shape[axis] for p in parts]
+    found = mixture(parts, lengths, frozenset([axis]), shape, name)
+    run = sum(n * n for n in lengths) / max(
+        1, sum(lengths)
+    )  # what is the same in a piece differs from others
+    roots = tuple(
+        r if axis in r.axes or r.kind == PLACE
+        else dataclasses.replace(r, axes=r.axes | {axis}, runs=runs_of({**dict(r.runs), axis: run}))
+        for r in found.roots
+    )  # fmt: skip
+    return dataclasses.replace(found, roots=roots)

@@ -14,7 +14,7 @@ from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.contracting import normal_sum_of
-from jinit.signals.laws.law import Axes, Law, average, constant, squared
+from jinit.signals.laws.law import Axes, Law, average, constant, square_root, squared
 from jinit.signals.laws.parts import add_to, spread_by_axes
 from jinit.signals.laws.roots import Root
 from jinit.signals.laws.runs import Reach
@@ -87,7 +87,7 @@ def probabilities(z: Law, axes: Axes, name: Any) -> Law:
     own = x * survive * xp.clip(transform, 0, 1) ** others[..., None]
     p, square = (_STEP * xp.sum(own * power, axis=-1) for power in (1, x))
     whole = xp.maximum(count * average(z, varying, p), tiny)  # one, but for rounding
-    spread = xp.sqrt(xp.maximum(square - squared(p), xp.zeros((), e.dtype)))
+    spread = square_root(square - squared(p))
     nodes = xp.stack([p - spread, p + spread], axis=-1) / whole[..., None]
     coin = Root(name, frozenset[int]().union(*(z.roots[i].axes for i in varying)))
     weights = (*z.weights, xp.full(2, 0.5, e.dtype))

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jinit._compat import opened, scan_arity
-from jinit.signals.laws import moving
+from jinit.signals.laws import moving, places
 from jinit.signals.laws.arrays import is_traced, near, xp
 from jinit.signals.laws.law import Law
 from jinit.signals.laws.values import Each, Held, Stacked, Value
@@ -81,11 +81,12 @@ def _at_step(x: Value, step: int) -> Value:
         return _renamed(jax.tree.map(lambda a: near(a[step]), x.step), step)
     if not isinstance(x, Law):
         return x
-    places = [frozenset[int](), *(frozenset([i]) for i in range(len(x.shape) - 1))]
+    here = places.picked(x.without_sums(frozenset([0])), {0: np.asarray([step])})
+    axes = [frozenset[int](), *(frozenset([i]) for i in range(len(x.shape) - 1))]
     found = moving.relabelled(
-        x, places, x.shape[1:], lambda root: (root.name, "step", step) if 0 in root.axes else root.name
+        here, axes, x.shape[1:], lambda root: (root.name, "step", step) if 0 in root.axes else root.name
     )
-    return dataclasses.replace(found, origin=(x.variable, "step", step))
+    return _own(found, x, step)
 
 
 def _renamed(x: Value, step: int) -> Value:
@@ -96,7 +97,27 @@ def _renamed(x: Value, step: int) -> Value:
         return x
     names = ((root.name, "step", step) for root in x.roots)
     roots = tuple(dataclasses.replace(r, name=n) for r, n in zip(x.roots, names, strict=True))
-    return dataclasses.replace(x, roots=roots, origin=(x.variable, "step", step))
+    return _own(dataclasses.replace(x, roots=roots), x, step)
+
+
+def _own(law: Law, whole: Law, step: int) -> Law:
+    """The law of one step's entries: another variable, of other parameters, at every step."""
+    parameters = frozenset((name, "step", step) for name in whole.parameters)
+    return dataclasses.replace(law, origin=(whole.variable, "step", step), parameters=parameters)
+
+
+def picked(eqn: Any, value: Each) -> Value | None:
+    """Some of the steps, in any order, where an equation picks them by the first axis; or nothing."""
+    kind, p, steps = eqn.primitive.name, eqn.params, value.steps
+    if kind == "slice":
+        begin, end, stride = (list(p[name] or ()) for name in ("start_indices", "limit_indices", "strides"))
+        whole = (
+            not any(begin[1:]) and end[1:] == [*eqn.invars[0].aval.shape[1:]] and not set(stride[1:]) - {1}
+        )
+        return Each(steps[begin[0] : end[0] : (stride or [1])[0]]) if whole else None
+    if kind == "rev" and tuple(p["dimensions"]) == (0,):
+        return Each(steps[::-1])
+    return steps[0] if kind == "squeeze" and tuple(p["dimensions"]) == (0,) else None
 
 
 def _together(ys: Sequence[Value]) -> Value:
