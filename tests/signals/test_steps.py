@@ -102,7 +102,7 @@ def test_outputs_of_a_short_loop_come_together(monkeypatch):
         np.testing.assert_allclose(got, want, rtol=0.02, err_msg=field)
 
 
-@pytest.mark.parametrize("cell", [nn.LSTMCell, nn.GRUCell])
+@pytest.mark.parametrize("cell", [pytest.param(nn.LSTMCell, marks=pytest.mark.slow), nn.GRUCell])
 def test_gradients_through_gates(cell):
     """Recurrent steps with weights of their own, to which theory applies: states have gates in common."""
 
@@ -143,3 +143,123 @@ def test_points_fill_the_cube(count, dimensions):
     gate = integrate.quad(lambda x: stats.norm.pdf(x) / (1 + np.exp(-x)) ** 2, -9, 9)[0]
     square = integrate.quad(lambda x: stats.norm.pdf(x) * np.tanh(x) ** 2, -9, 9)[0]
     np.testing.assert_allclose(np.mean((z * old + (1 - z) * new) ** 2), gate * (1 + square), rtol=0.03)
+
+
+def predicted(apply: Any, x: Any, rules: Any = None, **shapes: tuple[int, ...]) -> Any:
+    params = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
+    return jinit.predict(apply, weights=lambda path: 1 / WIDTH, rules=rules)(params, x)
+
+
+def tanh_step(h: Any, w: Any) -> tuple[Any, Any]:
+    return (h := h + jnp.tanh(h @ w)), h
+
+
+def test_the_last_output_is_the_last_state():
+    """Gradients reach one of a loop's outputs, and not the others."""
+    x, shapes = array(8, WIDTH, seed=1), {"w": (LENGTH, WIDTH, WIDTH), "head": (WIDTH, 8)}
+    state = predicted(lambda p, x: lax.scan(tanh_step, x, p["w"])[0] @ p["head"], x, **shapes)
+    output = predicted(lambda p, x: lax.scan(tanh_step, x, p["w"])[1][-1] @ p["head"], x, **shapes)
+    for name in shapes:
+        for field in ("input", "cotangent", "weight_gradient"):
+            got, want = (getattr(r[name], field).second_moment for r in (output, state))
+            np.testing.assert_allclose(got, want, rtol=1e-4, err_msg=f"{name} {field}")
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [lambda h: jnp.pad(h[:-1], ((1, 0), (0, 0), (0, 0))), lambda h: h[::-1]],
+    ids=["shifted", "reversed"],
+)
+def test_what_a_loop_runs_over_differs_from_step_to_step(moved):
+    """A sequence that is shifted or reversed: each step has its own entries, and gives its own gradient."""
+
+    def apply(p: Any, x: Any, looped: bool) -> Any:
+        h = moved(jnp.tanh(x @ p["a"]))
+        state = jnp.zeros((x.shape[1], WIDTH))
+
+        def step(c: Any, x: Any) -> tuple[Any, Any]:
+            return jnp.tanh(c @ p["u"] + x[0] @ x[1]), None
+
+        if looped:
+            return lax.scan(step, state, (h, p["w"]))[0]
+        for k in range(LENGTH):
+            state, _ = step(state, (h[k], p["w"][k]))
+        return state
+
+    shapes = {"a": (WIDTH, WIDTH), "u": (WIDTH, WIDTH), "w": (LENGTH, WIDTH, WIDTH)}
+    x = array(LENGTH, 3, WIDTH, seed=2)
+    loop, flat = (predicted(lambda p, x, k=k: apply(p, x, k), x, **shapes) for k in (True, False))
+    for field in ("cotangent", "weight_gradient"):
+        got, want = (getattr(r["a"], field).second_moment for r in (loop, flat))
+        np.testing.assert_allclose(got, want, rtol=0.03, err_msg=field)
+
+
+def test_what_sums_to_zero_over_steps_does_not_within_one():
+    """Centred over time and examples together; of one step's examples the sum is not zero."""
+
+    def apply(p: Any, x: Any) -> Any:
+        h = x @ p["a"]
+        h = h - h.mean((0, 1), keepdims=True)
+        return lax.scan(lambda c, q: (c + q[0] @ q[1], None), jnp.zeros((8, WIDTH)), (h, p["w"]))[0].mean(0)
+
+    found = predicted(apply, array(LENGTH, 8, WIDTH, seed=3), a=(WIDTH, WIDTH), w=(LENGTH, WIDTH, WIDTH))
+    np.testing.assert_allclose(found["w"].weight_gradient.second_moment, 1 / 8, rtol=0.1)
+
+
+def test_pieces_that_are_stacked_are_different_variables():
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    square = float((weights / weights.sum() * np.tanh(nodes) ** 2).sum())
+    x = jax.ShapeDtypeStruct((8, WIDTH), "float32")
+
+    def apply(p: Any, x: Any) -> Any:
+        return jnp.stack([jnp.tanh(x @ p[f"{i}"]) for i in range(5)]).sum(0) @ p["head"]
+
+    def repeated(p: Any, x: Any) -> Any:
+        return jnp.stack([jnp.tanh(x @ p["0"])] * 5).sum(0) @ p["head"]
+
+    each = {f"{i}": (WIDTH, WIDTH) for i in range(5)}
+    found = predicted(apply, x, head=(WIDTH, 8), **each)["head"].input.second_moment
+    np.testing.assert_allclose(found, 5 * square, rtol=1e-3)
+    same = predicted(repeated, x, head=(WIDTH, 8), **{"0": (WIDTH, WIDTH)})["head"].input.second_moment
+    np.testing.assert_allclose(same, 25 * square, rtol=1e-3)
+
+
+def test_a_rule_holds_for_what_is_made_of_its_result():
+    def apply(p: Any, x: Any) -> Any:
+        h = x @ p["a"]
+        return (jnp.tanh(h) * h) @ p["b"]
+
+    x = jax.ShapeDtypeStruct((8, WIDTH), "float32")
+    rules = {lax.tanh_p: lambda moments, eqn: [(0.0, 4.0)]}
+    found = predicted(apply, x, rules, a=(WIDTH, WIDTH), b=(WIDTH, WIDTH))["b"].input.second_moment
+    np.testing.assert_allclose(found, 4.0, rtol=1e-3)
+
+
+def test_a_sequence_from_outside_of_a_loop_has_moments_without_steps():
+    def apply(p: Any, x: Any) -> Any:
+        return lax.scan(lambda c, k: (jnp.tanh(c + k), None), jnp.zeros(x.shape[1:]), x @ p["k"])[0]
+
+    found = predicted(apply, array(LENGTH, 8, WIDTH, seed=4), k=(WIDTH, WIDTH))["k"]
+    assert found.cotangent.second_moment.shape == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, steps.SHORT + 1])
+def test_derivatives_of_predictions(count):
+    """Where a part has no variance the root's derivative is not infinite; loops long and short."""
+
+    def apply(p: Any, x: Any) -> Any:
+        def step(h: Any, w: Any) -> tuple[Any, Any]:
+            return jax.nn.sigmoid(h @ w["a"]) * jnp.tanh(h @ w["b"]) + h, None
+
+        return lax.scan(step, x, p)[0]
+
+    shapes = {name: jax.ShapeDtypeStruct((count, WIDTH, WIDTH), "float32") for name in "ab"}
+    x = jax.ShapeDtypeStruct((8, WIDTH), "float32")
+
+    def last(variance: Any) -> Any:
+        records = jinit.predict(apply, weights=lambda path: variance / WIDTH, backward=False)(shapes, x)
+        return records["a"].output.second_moment[-1]
+
+    wanted = (float(last(1.1)) - float(last(0.9))) / 0.2
+    np.testing.assert_allclose(jax.grad(last)(1.0), wanted, rtol=0.05)

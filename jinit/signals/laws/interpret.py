@@ -91,7 +91,7 @@ class Interpreter:
             return whole_rule(eqn, ins, at)  # type: ignore[arg-type]
         if kind in CONTROL:
             return CONTROL[kind](self, eqn, ins, at)
-        if len(ins) == 1 and isinstance(ins[0], Each) and (found := picked(eqn, ins[0])) is not None:
+        if (found := picked(eqn, ins)) is not None:
             return [found]
         if kind == "random_bits" and eqn.outvars[0].aval.shape != ():
             return [noise(eqn, at)]

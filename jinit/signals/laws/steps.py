@@ -106,15 +106,20 @@ def _own(law: Law, whole: Law, step: int) -> Law:
     return dataclasses.replace(law, origin=(whole.variable, "step", step), parameters=parameters)
 
 
-def picked(eqn: Any, value: Each) -> Value | None:
-    """Some of the steps, in any order, where an equation picks them by the first axis; or nothing."""
-    kind, p, steps = eqn.primitive.name, eqn.params, value.steps
+def picked(eqn: Any, ins: Sequence[Value]) -> Value | None:
+    """Some of the steps, where an equation picks them by the first axis; or nothing."""
+    if not ins or not isinstance(value := ins[0], Each):
+        return None
+    kind, p, steps, shape = eqn.primitive.name, eqn.params, value.steps, [*eqn.invars[0].aval.shape]
     if kind == "slice":
         begin, end, stride = (list(p[name] or ()) for name in ("start_indices", "limit_indices", "strides"))
-        whole = (
-            not any(begin[1:]) and end[1:] == [*eqn.invars[0].aval.shape[1:]] and not set(stride[1:]) - {1}
-        )
+        whole = not any(begin[1:]) and end[1:] == shape[1:] and not set(stride[1:]) - {1}
         return Each(steps[begin[0] : end[0] : (stride or [1])[0]]) if whole else None
+    if kind == "pad" and not any(map(any, p["padding_config"][1:])) and isinstance(ins[1], Held):
+        low, high, between = p["padding_config"][0]
+        kept = steps[max(0, -low) : len(steps) + min(0, high)]
+        copy = Held(ins[1].array.reshape((1,) * len(shape[1:])), tuple(shape[1:]), ins[1].source)
+        return None if between else Each((*[copy] * max(0, low), *kept, *[copy] * max(0, high)))
     if kind == "rev" and tuple(p["dimensions"]) == (0,):
         return Each(steps[::-1])
     return steps[0] if kind == "squeeze" and tuple(p["dimensions"]) == (0,) else None
