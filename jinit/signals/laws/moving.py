@@ -281,13 +281,13 @@ def mixture(
 def concatenated(parts: Sequence[Law], axis: int, shape: Sequence[int], name: Hashable) -> Law:
     """`concatenate`; pieces of one array, as in circular padding, are of one law."""
     widest = max(parts, key=lambda p: p.shape[axis])
-    if all(p.nodes is widest.nodes and p.roots == widest.roots for p in parts):
+    pieces = all(p.nodes is widest.nodes for p in parts)
+    if pieces and (widest.shape[axis] > 1 or all(p.roots == widest.roots for p in parts)):
         return rearranged(widest, frozenset([axis]), shape, name)
     lengths = [p.shape[axis] for p in parts]
     found = mixture(parts, lengths, frozenset([axis]), shape, name)
-    run = sum(n * n for n in lengths) / max(
-        1, sum(lengths)
-    )  # what is the same in a piece differs from others
+    # What is the same all over a piece differs from what it is in others.
+    run = sum(n * n for n in lengths) / max(1, sum(lengths))
     roots = tuple(
         r if axis in r.axes or r.kind == PLACE
         else dataclasses.replace(r, axes=r.axes | {axis}, runs=runs_of({**dict(r.runs), axis: run}))
