@@ -12,7 +12,7 @@ from jinit._typing import Array, PyTree
 from jinit.jaxprs.sites import Site
 from jinit.signals.given import Plan, Variances
 from jinit.signals.laws.arrays import xp
-from jinit.signals.laws.as_laws import as_law
+from jinit.signals.laws.as_laws import all_steps
 from jinit.signals.laws.interpret import MomentRule
 from jinit.signals.laws.law import Law, average, squared
 from jinit.signals.laws.values import Each, Held, Stacked, Value, by_step
@@ -100,8 +100,7 @@ def _record(site: Site, found: dict[str, Value]) -> Record:
 
 def _moments(value: Value, loops: int) -> Moments:
     """Moments of the entries of a value, with a leading axis for each loop around the site."""
-    if isinstance(value, (Stacked, Each)) and not loops:
-        value = as_law(value, "steps")
+    value = value if loops else all_steps(value)
     if isinstance(value, (Stacked, Each)):
         return by_step(value, lambda step: _moments(step, loops - 1))
     if isinstance(value, Law):

@@ -17,12 +17,12 @@ from jinit._typing import PyTree
 from jinit.jaxprs.sites import Site
 from jinit.jaxprs.tracing import Program, Signature, check_call, split
 from jinit.signals.given import Call, Plan, Variances, call_of
-from jinit.signals.laws.arrays import is_traced, near, xp
-from jinit.signals.laws.as_laws import as_law
+from jinit.signals.laws.arrays import near, xp
+from jinit.signals.laws.as_laws import all_steps
 from jinit.signals.laws.interpret import Interpreter, MomentRule
 from jinit.signals.laws.law import Law, average, normal, pair
 from jinit.signals.laws.roots import COTANGENT, WEIGHT
-from jinit.signals.laws.steps import has_long_loop
+from jinit.signals.laws.steps import has_long_loop, is_known
 from jinit.signals.laws.values import INPUTS, PARAMS, Each, Held, Stacked, Unknown, Value, by_step
 from jinit.signals.records import Records
 from jinit.signals.traced import Traced, traced
@@ -65,9 +65,8 @@ def run_on_laws(
         laws: Any = getattr(weights, "laws", None)  # those of a plan
         named: Any = weights if laws is None else laws(apply)(params, *inputs, **kwargs)
         call, compact, moments = call_of(signature, arrays, named, caller)
-        known = not any(map(is_traced, jax.tree.leaves((compact, moments))))
         with np.errstate(all="ignore"):
-            found = run_of(call, known)(compact, moments)
+            found = run_of(call, is_known([compact, moments]))(compact, moments)
         return jax.tree.map(jnp.asarray, found)
 
     return ran
@@ -140,8 +139,7 @@ def _is_value(x: Any) -> bool:
 
 def _number(value: Value, loops: int) -> Any:
     """The mean of a value of no axes, with a leading axis for each loop around it."""
-    if isinstance(value, (Stacked, Each)) and not loops:
-        value = as_law(value, "steps")
+    value = value if loops else all_steps(value)
     if isinstance(value, (Stacked, Each)):
         return by_step(value, lambda step: _number(step, loops - 1))
     if isinstance(value, Law):

@@ -199,6 +199,11 @@ def of_weight(value: Held, name: Hashable) -> Law:
     )
 
 
+def all_steps(value: Value) -> Value:
+    """What is known step by step, as one law of all steps: as it is seen from outside of the loop."""
+    return as_law(value, "steps") if isinstance(value, (Each, Stacked)) else value
+
+
 def of_one_form(value: Each, name: Hashable) -> Stacked | Unknown:
     """The laws of all steps on roots of the same axes, with a leading axis for the steps."""
     found = [as_law(x, (name, "step", i)) for i, x in enumerate(value.steps)]

@@ -49,7 +49,7 @@ def has_long_loop(jaxpr: Any) -> bool:
     return False
 
 
-def is_known(ins: Sequence[Value]) -> bool:
+def is_known(ins: Any) -> bool:
     """Whether nothing of these is traced."""
     return not any(map(is_traced, jax.tree.leaves(ins)))
 
