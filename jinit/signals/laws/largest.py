@@ -17,6 +17,7 @@ from jinit.signals.laws import places
 from jinit.signals.laws.align import canonical, fewer_cotangents
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.extremes import chance_of_being_largest
+from jinit.signals.laws.grids import on_grid
 from jinit.signals.laws.law import Axes, Law, all_axes, average, constant, plus_normal, squared, without
 from jinit.signals.laws.levels import levels_of
 from jinit.signals.laws.moving import relabelled
@@ -116,10 +117,17 @@ def to_the_largest(
     aval = jax.ShapeDtypeStruct(tuple(shape), cotangent.dtype)
     out, variance = pointwise(given, [hits, twice, kept, rest], [aval, aval], name)
     root = Root(name, all_axes(shape), COTANGENT if cotangent.is_linear else SIGNAL)
-    same = out.roots == variance.roots and out.nodes.shape == variance.nodes.shape
-    spread = variance.nodes if same else average(variance).reshape(())
+    spread = average(variance).reshape(())
+    if _random(out) == _random(variance):  # but perhaps not at the same places
+        out, variance = on_grid(lambda *nodes: nodes, [out, variance], [aval, aval])
+        spread = variance.nodes
     out = plus_normal(dataclasses.replace(out, fixed_sums=frozenset()), spread, root, 2)
     return fewer_cotangents(out, (name, "fewer")) if out.is_linear else out
+
+
+def _random(law: Law) -> set[Root]:
+    """Its roots but those of places."""
+    return {law.roots[i] for i in places.others(law)}
 
 
 def _hits_squared(
