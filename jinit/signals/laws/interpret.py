@@ -25,7 +25,7 @@ from jinit.signals.laws.loops import CONTROL
 from jinit.signals.laws.roots import COTANGENT, SIGNAL, WEIGHT, Root
 from jinit.signals.laws.rules import RULES, contracted, contraction_of
 from jinit.signals.laws.steps import picked
-from jinit.signals.laws.values import INPUTS, PARAMS, Each, Held, Stacked, Unknown, Value, held
+from jinit.signals.laws.values import INPUTS, PARAMS, Each, Held, Stacked, Unknown, Value, Variable, held
 from jinit.signals.laws.wholes import is_whole, whole_rule
 
 # `rule([(mean, variance) of each operand], eqn) -> [(mean, variance) of each result]`.
@@ -244,7 +244,8 @@ def contraction(eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:
             examples = frozenset(range(len(x.shape))) - how.free[i] if gradient else how.free[i]
             law = of_weight(x, (at, i)) if x.source == {PARAMS} else of_examples(x, examples, (at, i))
             summed = frozenset(k for k, to in enumerate(how.axes[i]) if to and to <= how.counts.keys())
-            laws.append(with_fixed_sums(law, x, summed))
+            law = with_fixed_sums(law, x, summed)
+            laws.append(dataclasses.replace(law, origin=Variable(x.array)))
         else:
             laws.append(as_law(x, (at, i)))
     if broken := [x for x in laws if isinstance(x, Unknown)]:

@@ -42,6 +42,19 @@ class Held:
         return self.array if self.array.shape == self.shape else xp.broadcast_to(self.array, self.shape)
 
 
+class Variable:
+    """An array as a variable: itself alone, whatever its entries."""
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Variable) and self._array is other._array
+
+    def __hash__(self) -> int:
+        return id(self._array)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Stacked:
