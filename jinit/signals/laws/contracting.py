@@ -35,7 +35,7 @@ from jinit.signals.laws.pointwise import LAYER, LIMIT, TIDY, narrowed
 from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, sums_of, together
 from jinit.signals.laws.runs import summed as summed_reach
-from jinit.signals.laws.terms import common_with_terms, with_terms
+from jinit.signals.laws.terms import common_terms, with_terms
 
 # Of variances: so much less than another is a rounding error.
 NOTHING = 1e-12
@@ -62,7 +62,7 @@ def contract(
     wide = (*how.shape, *(2 for _ in how.counts))  # stands for the joint index
     laws = [relabelled(forget_shape(x), m, wide) for x, m in zip((a, b), how.axes, strict=True)]
     laws = [_with_sums_along(law, how) for law in laws]
-    common = common_with_terms((a, b), laws, how)
+    common = common_terms((a, b), laws, how)
     laws = [meeting_places(x, law, k, how) for k, (x, law) in enumerate(zip((a, b), laws, strict=True))]
     laws = places.refined(laws)
     summed = frozenset(how.counts)
@@ -79,8 +79,8 @@ def contract(
     spreads: dict[Reach, Any] = {}
     for pair in itertools.product(*(parts for _, parts in factors)):
         _add_spreads(spreads, pair, how, folds, weight)
-    if common is not None:
-        add_to(spreads, Reach(all_axes(how.shape)), common)
+    for reach, variance in common.items():
+        add_to(spreads, reach, variance)
     left = tuple(r.along(frozenset(range(rank))) for r in folds.left)
     known = dict(zip(folds.roots, weights_of(quiet, folds.roots), strict=True))
     law = Law(mean, folds.weights(known), left, how.shape, jnp.dtype(dtype))
@@ -91,7 +91,7 @@ def contract(
         for mine, other in zip(laws, reversed(how.axes), strict=True)
     ]
     out = out.with_sums(fixed[0] | fixed[1])
-    return out if linear or weight is None else with_terms(out, (a, b)[1 - weight], how, 1 - weight, name)
+    return with_terms(out, name, (a, b), how, weight)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from jinit.signals.laws.levels import levels_of
 from jinit.signals.laws.roots import PLACE, Root
 from jinit.signals.laws.runs import Axes, Reach, moved, runs_of, sums_of
 from jinit.signals.laws.runs import split as split_runs
+from jinit.signals.laws.terms import moved as moved_terms
 from jinit.signals.laws.values import Held, Value
 
 # For each axis of the operand, the axes of the result along which its entries now stand.
@@ -40,7 +41,10 @@ def relabelled(
         runs = tuple((k, b) for k, b in moved(root, axis_map, law.shape) if k in real)
         kept = root.summed if name == root.name else None
         sums = sums_of((_moved(f, axis_map) & real, share) for f, share in root.fixed)
-        roots.append(dataclasses.replace(root, name=name, axes=axes, runs=runs, fixed=sums, summed=kept))
+        terms = moved_terms(root.terms, axis_map) if root.terms else ()
+        roots.append(
+            dataclasses.replace(root, name=name, axes=axes, runs=runs, fixed=sums, summed=kept, terms=terms)
+        )
     fixed = frozenset(_moved(axes, axis_map) & real for axes in law.fixed_sums) - {frozenset()}
     same = all(new.name == old.name for new, old in zip(roots, law.roots, strict=True))
     origin = law.origin if same else None  # other variables, though of the same law

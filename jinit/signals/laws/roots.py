@@ -52,7 +52,7 @@ class Root:
       fixed: sets of axes along which what is linear in it adds up to nothing, in part (`Reach`).
       places: of a PLACE, which index is of which node.
       summed: of what is left of an average over few entries of a gradient, these (`averages.Summed`).
-      terms: of a weighted sum of entries of a signal, these (`terms.Terms`).
+      terms: of what signals it is a weighted sum of entries (`terms.Terms`).
     """
 
     name: Hashable
@@ -63,7 +63,7 @@ class Root:
     fixed: Sums = dataclasses.field(default=(), compare=False)
     places: Places | None = None
     summed: Any = dataclasses.field(default=None, compare=False, repr=False)
-    terms: Any = dataclasses.field(default=None, compare=False, repr=False)
+    terms: tuple[Any, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     def along(self, axes: Axes) -> Root:
         """The same along these axes alone."""

@@ -18,6 +18,7 @@ from jinit.signals.laws.law import Axes, Law, average, constant, square_root, sq
 from jinit.signals.laws.parts import add_to, spread_by_axes
 from jinit.signals.laws.roots import Root
 from jinit.signals.laws.runs import Reach
+from jinit.signals.laws.terms import inherited
 
 # Times of the Laplace transform, in units of one over the sum of a row. In the logarithm of time the
 # integrands are smooth and fall off at both ends, so that equal steps are exact to six digits.
@@ -121,6 +122,8 @@ def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
             add_to(spreads, along | own, square * variance.reshape(()))
     zero = constant(xp.zeros((), p.nodes.dtype), p.shape, cotangent.dtype)
     out = normal_sum_of(zero, {Reach(k): v for k, v in spreads.items()}, name, linear=cotangent.is_linear)
+    linear = float(squared(mean).reshape(()) / sum(ours.values()))
+    out = inherited(out, name, cotangent, share=linear)
     return dataclasses.replace(out, fixed_sums=frozenset([axes]))
 
 

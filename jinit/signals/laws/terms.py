@@ -1,8 +1,20 @@
-"""What a sum has in common with its own terms, and how much that adds to the gradient of its weights."""
+"""Sums over the same terms: by how much they are alike, and how that adds up in further sums.
+
+Two sums `Σ_i u_i x_i` and `Σ_i w_i x_i` over `n` terms, of independent weights, are correlated by about
+`1/√n`: by a random number of variance `1/n`, which is the same at all places that share the weights. So is one
+of them with an entry `x_i`. That is nothing at one place, but `Σ_p a_p b_p` of functions of the two has
+
+    E[a_p b_p | u, w] - E[a_p] E[b_p] = ρ s_p,    s_p = E[a ξ] E[b η],    Var[ρ] = 1/n,
+
+with `ξ` and `η` the standard normals that the sums are, at all places alike: a variance `E[(Σ_p s_p)²] / n`, of
+the order of places over `n` beside that of independent factors. It is in the gradient of a weight, whose
+`x_p` and `g_p` are such, and in attention, whose scores and values are made of the same tokens.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -12,81 +24,234 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
-from jinit.signals.laws.law import Law, average, without
+from jinit.signals.laws.law import Law, average, squared, without
 from jinit.signals.laws.meeting import Contraction
-from jinit.signals.laws.parts import spread_by_reach
+from jinit.signals.laws.parts import add_to, parts_by_reach, spread_by_reach
 from jinit.signals.laws.quadrature import gaussian
-from jinit.signals.laws.roots import SIGNAL
-from jinit.signals.laws.runs import Axes, Reach, copies_in
+from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
+from jinit.signals.laws.runs import Axes, Reach, copies_in, together
+
+# Shares of a variance below this are let go, and how many sums a root is known to be at most.
+LEAST, MOST_SUMS = 0.02, 6
 
 
 @dataclasses.dataclass(frozen=True)
 class Terms:
-    """Of a root that is a weighted sum of entries of a signal, what these are.
+    """Of a root that is a sum over entries of a signal, these.
 
     Attributes:
-      of: the sum that it was made in.
+      of: the weights of the sum.
       signal: the variable that entries are of.
       count: how many there are in a sum, on average.
-      moves: pairs of an axis of the signal and the axis of the sum along which the same entries stand.
-      axes: those of the root when it was made.
+      moves: pairs of an axis of the signal and one of the root along which the same entries stand, all of one
+        set of weights.
+      share: of the root's variance, that of the sum.
     """
 
     of: Hashable
     signal: Hashable
     count: float
     moves: frozenset[tuple[int, int]]
-    axes: Axes
+    share: float = 1.0
 
 
-def with_terms(out: Law, signal: Law, how: Contraction, side: int, name: Hashable) -> Law:
-    """`out`, a sum over entries of `signal`, operand `side`, times weights; its new roots know of that."""
-    count, rank = math.prod(how.counts.values()), len(how.shape)
-    moves = frozenset((i, k) for i, to in enumerate(how.axes[side]) for k in to if k < rank)
-    roots = [
-        dataclasses.replace(r, terms=Terms(name, signal.variable, count, moves, r.axes))
-        if r.kind == SIGNAL and isinstance(r.name, tuple) and r.name[0] == name else r
-        for r in out.roots
-    ]  # fmt: skip
+@dataclasses.dataclass(frozen=True)
+class _Sum:
+    """What of an operand is a sum over entries of a signal: its roots, or none for the signal itself."""
+
+    terms: Terms
+    roots: tuple[int, ...]
+
+
+def moved(terms: tuple[Terms, ...], axis_map: Sequence[Axes]) -> tuple[Terms, ...]:
+    """The terms of a root whose axes stand elsewhere now."""
+    found = []
+    for each in terms:
+        pairs = frozenset((j, next(iter(axis_map[k]))) for j, k in each.moves if len(axis_map[k]) == 1)
+        found += [dataclasses.replace(each, moves=pairs)] if pairs else []
+    return tuple(found)
+
+
+def inherited(
+    out: Law, name: Hashable, law: Law, how: Contraction | None = None, side: int = 0, *, share: float = 1.0
+) -> Law:
+    """`out`, in so far as it is a sum of `law`, operand `side`: its roots of this name are the same sums."""
+    found: list[Terms] = []
+    for i, root in enumerate(law.roots):
+        linear = share * _linear_share(law, i) if root.terms else 0.0
+        for terms in root.terms:
+            of, pairs = (terms.of, terms.moves) if how is None else (name, _moves(terms, how, side))
+            if pairs and linear * terms.share > LEAST:
+                found.append(dataclasses.replace(terms, of=of, moves=pairs, share=linear * terms.share))
+    return _marked(out, name, found)
+
+
+def with_terms(out: Law, name: Hashable, laws: Sequence[Law], how: Contraction, weight: int | None) -> Law:
+    """`out`, the contraction of these laws: its roots of this name know of what they are sums."""
+    sides = [side for side in (0, 1) if not laws[side].is_weight]
+    for side in sides:
+        out = inherited(out, name, _beside(laws[side], laws[1 - side], how, side), how, side)
+    if weight is not None and not laws[1 - weight].is_linear:
+        signal, count = laws[1 - weight], math.prod(how.counts.values())
+        rank = len(how.shape)
+        pairs = frozenset(
+            (j, k)
+            for j, to in enumerate(how.axes[1 - weight])
+            for k in to
+            if k < rank and signal.shape[j] > 1
+        )
+        out = _marked(out, name, [Terms(name, signal.variable, count, pairs)])
+    return out
+
+
+def _marked(out: Law, name: Hashable, found: Sequence[Terms]) -> Law:
+    roots = []
+    for r in out.roots:
+        if r.kind in (SIGNAL, COTANGENT) and isinstance(r.name, tuple) and r.name[0] == name:
+            mine = (
+                dataclasses.replace(t, moves=frozenset(p for p in t.moves if p[1] in r.axes)) for t in found
+            )
+            known = [*r.terms, *(t for t in mine if t.moves)]
+            known.sort(key=lambda t: -t.share)
+            r = dataclasses.replace(r, terms=tuple(known[:MOST_SUMS]))
+        roots.append(r)
     return dataclasses.replace(out, roots=tuple(roots))
 
 
-def common_with_terms(laws: Sequence[Law], moved: Sequence[Law], how: Contraction) -> Array | None:
-    """Variance of `Σ_p x_p g_p` over weights, for what a gradient has in common with `x` through sums of it.
+def _beside(law: Law, other: Law, how: Contraction, side: int) -> Law:
+    """`law`, its sums of one set of weights only along what the other factor does not vary along."""
+    varying = frozenset[int]().union(*(how.axes[1 - side][k] for r in other.roots for k in r.axes))
+    axis_map = [to if not to & varying else frozenset[int]() for to in how.axes[side]]
+    roots = []
+    for r in law.roots:
+        kept = (
+            dataclasses.replace(t, moves=frozenset(p for p in t.moves if axis_map[p[1]])) for t in r.terms
+        )
+        roots.append(dataclasses.replace(r, terms=tuple(t for t in kept if t.moves)))
+    return dataclasses.replace(law, roots=tuple(roots))
 
-    Where `h = Σ_i w_i x_i` over `n` terms, an entry of variance `v` is correlated with `h` by one over `√n`,
-    times the sign of its weight, at all places alike. So `E[x_i g | w] = w_i/σ_w s` with `s = √(v/n) E[g ξ]`
-    and `ξ` the standard normal that `h` is. Over places this adds `E[(Σ_p s_p)²] - Σ_p E[s_p²]`, of the order
-    of places over `n`, where all places share what comes back.
+
+def _moves(terms: Terms, how: Contraction, side: int) -> frozenset[tuple[int, int]]:
+    """The moves in the result, of axes that stay and that no window slides along."""
+    rank, found = len(how.shape), set()
+    for j, k in terms.moves:
+        to = [i for i in how.axes[side][k] if how.counts.get(i, 2.0) != 1.0]
+        if len(to) == 1 and to[0] < rank:
+            found.add((j, to[0]))
+    return frozenset(found)
+
+
+def common_terms(laws: Sequence[Law], joint: Sequence[Law], how: Contraction) -> dict[Reach, Array]:
+    """Variances of `Σ_p a_p b_p` for what the factors have in common as sums over the same terms.
 
     Args:
       laws: of the operands.
-      moved: the same along the indices of `how`.
+      joint: the same along the indices of `how`.
       how: how their axes meet.
     """
-    side = next((k for k in (0, 1) if not laws[k].is_linear and laws[1 - k].is_linear), None)
-    if side is None:
+    found: dict[Reach, Array] = {}
+    for a in _sums_in(laws[0]):
+        for b in _sums_in(laws[1]):
+            if a.terms.signal != b.terms.signal or a.terms.of == b.terms.of:
+                continue
+            indices = _together(a.terms, b.terms, how)
+            if indices:
+                _add_common(found, (a, b), joint, how, indices)
+    return found
+
+
+def _sums_in(law: Law) -> list[_Sum]:
+    """All sums that the roots of a law are, and the law itself, if it is a signal."""
+    found: dict[Terms, list[int]] = {}
+    for i, root in enumerate(law.roots):
+        for terms in root.terms if _is_standard(law, i) else ():
+            found.setdefault(terms, []).append(i)
+    sums = [_Sum(terms, tuple(roots)) for terms, roots in found.items()]
+    if law.is_linear or law.is_weight:
+        return sums
+    itself = Terms(None, law.variable, 1.0, frozenset((k, k) for k in range(len(law.shape))))
+    return [*sums, _Sum(itself, ())]
+
+
+def _together(a: Terms, b: Terms, how: Contraction) -> Axes:
+    """The summed indices along which both are sums of the same entries."""
+    met = [how.axes[0][k] & how.axes[1][m] for j, k in a.moves for i, m in b.moves if i == j]
+    return frozenset[int]().union(*met) & how.counts.keys()
+
+
+def _add_common(
+    found: dict[Reach, Array], sums: Sequence[_Sum], joint: Sequence[Law], how: Contraction, indices: Axes
+) -> None:
+    levels = [_levels(one, law, indices) for one, law in zip(sums, joint, strict=True)]
+    along = sorted(set[Axes].intersection(*(set(x) for x in levels if x is not None)), key=sorted)
+    if not along:
+        return
+    factors, own = [], frozenset[int]()
+    for one, law, level in zip(sums, joint, levels, strict=True):
+        ours = range(len(law.roots)) if level is None else [level[axes] for axes in along]
+        own |= frozenset[int]().union(*(law.roots[i].axes for i in ours))
+        if level is None:
+            factors.append([(Reach(), _deviations(law, along, indices))])
+        else:
+            factors.append(_slopes(law, ours, list(level.values()), one.terms.share))
+    real = frozenset(k for k, n in enumerate(how.shape) if n > 1)
+    sizes, terms = [*how.shape, *how.counts.values()], math.prod(how.counts.values())
+    count = max(one.terms.count for one in sums)
+    for (one, x), (other, y) in itertools.product(*factors):
+        apart = together([one, other, Reach((own & how.counts.keys()) - indices)])
+        more = terms * (terms / copies_in(apart, how.counts, sizes) - 1) / count
+        if more > 0:
+            value = xp.sum(x * y)
+            add_to(found, Reach((apart.axes | own) & real), value * xp.asarray(more, value.dtype))
+
+
+def _levels(one: _Sum, law: Law, indices: Axes) -> dict[Axes, int] | None:
+    """The roots by the indices along which they differ; none for the signal itself."""
+    if not one.roots:
         return None
-    gradient, summed, found = moved[1 - side], frozenset(how.counts), None
-    for ours in _sums_of(laws[side], laws[1 - side], how, side).values():
-        ours = [i for i in ours if gradient.roots[i].axes & summed]
-        if ours:
-            more = _variance(_slope(moved[side], gradient, ours, summed), how)
-            found = more if found is None else found + more
-    return found
+    return {axes: i for i in one.roots if (axes := law.roots[i].axes & indices)}
 
 
-def _sums_of(signal: Law, gradient: Law, how: Contraction, side: int) -> dict[Hashable, list[int]]:
-    """The roots of `gradient` that are sums of `signal`, of the places that it meets here, by sum."""
-    found: dict[Hashable, list[int]] = {}
-    for i, root in enumerate(gradient.roots):
-        terms = root.terms
-        if terms is None or terms.signal != signal.variable or terms.axes != root.axes:
-            continue
-        meet = [how.axes[side][x] & how.axes[1 - side][g] for x, g in terms.moves if g < len(gradient.shape)]
-        if frozenset(how.counts) <= frozenset().union(*meet) and _is_standard(gradient, i):
-            found.setdefault(terms.of, []).append(i)
-    return found
+def _slopes(law: Law, ours: Sequence[int], gone: Sequence[int], share: float) -> list[tuple[Reach, Array]]:
+    """`E[a ξ]` over the roots `gone`, for each `ξ` of `ours`: mean products of its parts, by how they differ."""
+    slopes = [average(law, gone, law.nodes * _node(law, i) * math.sqrt(share)) for i in ours]
+    which = Root("which", frozenset(), PLACE)  # it is not random, and stays as it is
+    rest = without(law, gone, slopes[0])
+    nodes = xp.stack([without(law, gone, x).nodes for x in slopes], axis=-1)
+    even = xp.full(len(ours), 1 / len(ours), np.float32)
+    stacked = dataclasses.replace(
+        rest, nodes=nodes, weights=(*rest.weights, even), roots=(*rest.roots, which), fixed_sums=frozenset()
+    )
+    found = parts_by_reach(stacked, places.others(rest))
+    return [(reach or Reach(), _products(rest, x)) for reach, x in found]
+
+
+def _products(law: Law, x: Array) -> Array:
+    """Mean products of any two along the last axis, of functions of the roots."""
+    weights = xp.ones((1,) * len(law.roots), x.dtype)
+    for i, w in enumerate(law.weights):
+        if x.shape[i] > 1:
+            weights = weights * w.astype(x.dtype).reshape(-1, *(1,) * (len(law.roots) - 1 - i))
+    rows = (xp.broadcast_to(weights, x.shape[:-1])[..., None] * x).reshape(-1, x.shape[-1])
+    return xp.matmul(rows.T, x.reshape(-1, x.shape[-1]))
+
+
+def _node(law: Law, i: int) -> Array:
+    z = xp.asarray(gaussian(law.weights[i].size)[0], law.nodes.dtype)
+    return z.reshape(-1, *(1,) * (law.nodes.ndim - 1 - i))
+
+
+def _deviations(signal: Law, levels: Sequence[Axes], indices: Axes) -> Array:
+    """The same of entries themselves, each of the first of these levels, smallest first, that it differs at."""
+    found: list[Any] = [xp.zeros((), signal.nodes.dtype) for _ in levels]
+    order = sorted(range(len(levels)), key=lambda k: len(levels[k]))
+    for reach, variance in spread_by_reach(signal, places.others(signal))[1].items():
+        own = reach.axes & indices
+        k = next((k for k in order if own <= levels[k]), None)
+        if own and k is not None:
+            found[k] = found[k] + average(signal, of=variance).reshape(())
+    deviations = xp.sqrt(xp.stack(found))
+    return deviations[:, None] * deviations
 
 
 def _is_standard(law: Law, i: int) -> bool:
@@ -95,38 +260,10 @@ def _is_standard(law: Law, i: int) -> bool:
     return not is_traced(weights) and np.allclose(weights, gaussian(weights.size)[1], atol=1e-6)
 
 
-def _slope(signal: Law, gradient: Law, ours: Sequence[int], summed: Axes) -> Law:
-    """`s`: what the gradient and an entry have in common, times the sign of the entry's weight."""
-    terms = gradient.roots[ours[0]].terms
-    variances = _variances(signal, [gradient.roots[i].axes & summed for i in ours], summed)
-    total: Any = 0.0
-    for i, variance in zip(ours, variances, strict=True):
-        z = xp.asarray(gaussian(gradient.weights[i].size)[0], gradient.nodes.dtype)
-        z = z.reshape(-1, *(1,) * (gradient.nodes.ndim - 1 - i))
-        scale = xp.sqrt(variance / xp.asarray(terms.count, variance.dtype))  # type: ignore[union-attr]
-        total = total + average(gradient, ours, gradient.nodes * z) * scale.astype(gradient.nodes.dtype)
-    return without(gradient, ours, total)
-
-
-def _variances(signal: Law, levels: Sequence[Axes], summed: Axes) -> list[Array]:
-    """The variance of entries by the first of these sets of axes, from the smallest, along which it differs."""
-    found: list[Any] = [xp.zeros((), signal.nodes.dtype) for _ in levels]
-    order = sorted(range(len(levels)), key=lambda k: len(levels[k]))
-    for reach, variance in spread_by_reach(signal, places.others(signal))[1].items():
-        own = reach.axes & summed
-        k = next((k for k in order if own <= levels[k]), None)
-        if own and k is not None:
-            found[k] = found[k] + average(signal, of=variance).reshape(())
-    return found
-
-
-def _variance(slope: Law, how: Contraction) -> Array:
-    """`E[(Σ_p s_p)²] - Σ_p E[s_p²]`."""
-    mean, found = spread_by_reach(slope, places.others(slope))
-    sizes = [*how.shape, *how.counts.values()]
-    terms, whole = math.prod(how.counts.values()), xp.zeros((), slope.nodes.dtype)
-    for reach, square in [(Reach(), mean * mean), *found.items()]:
-        more = terms * max(terms / copies_in(reach, how.counts, sizes) - 1, 0.0)
-        whole = whole + average(slope, of=square).reshape(()) * xp.asarray(more, whole.dtype)
-    return whole
-
+def _linear_share(law: Law, i: int) -> float:
+    """The share of the mean square that is linear in a root."""
+    if is_traced(law.nodes) or not _is_standard(law, i):
+        return 0.0
+    slope = average(law, [i], law.nodes * _node(law, i))
+    whole = float(np.ravel(average(law, of=squared(law.nodes)))[0])
+    return float(np.ravel(average(law, of=squared(slope)))[0]) / whole if whole > 0 else 0.0
