@@ -91,7 +91,15 @@ def contract(
         for mine, other in zip(laws, reversed(how.axes), strict=True)
     ]
     out = out.with_sums(fixed[0] | fixed[1])
-    return with_terms(out, name, (a, b), how, weight)
+    return with_terms(out, name, (a, b), how, _share_without(common, spreads))
+
+
+def _share_without(common: dict[Reach, Array], spreads: dict[Reach, Array]) -> float:
+    """The share of the variance that is not by what the factors have in common."""
+    if not common or any(map(is_traced, (*common.values(), *spreads.values()))):
+        return 1.0
+    ours, whole = (sum(float(np.mean(v)) for v in found.values()) for found in (common, spreads))
+    return 1 - ours / whole if whole > 0 else 1.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,13 +12,11 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws import places
-from jinit.signals.laws.arrays import xp
-from jinit.signals.laws.contracting import normal_sum_of
-from jinit.signals.laws.law import Axes, Law, average, constant, square_root, squared
-from jinit.signals.laws.parts import add_to, spread_by_axes
-from jinit.signals.laws.roots import Root
-from jinit.signals.laws.runs import Reach
-from jinit.signals.laws.terms import inherited
+from jinit.signals.laws.arrays import is_traced, xp
+from jinit.signals.laws.grids import grid_of
+from jinit.signals.laws.law import Axes, Law, average, constant, square_root, squared, without
+from jinit.signals.laws.pointwise import LIMIT, pointwise
+from jinit.signals.laws.roots import MASK, Root
 
 # Times of the Laplace transform, in units of one over the sum of a row. In the logarithm of time the
 # integrands are smooth and fall off at both ends, so that equal steps are exact to six digits.
@@ -111,20 +109,31 @@ def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
     left = average(p, varying, unmasked * squared(1 - p.nodes)) / xp.maximum(seen, 1 / count)
     relative = others / xp.maximum(left, xp.asarray(jnp.finfo(left.dtype).tiny, left.dtype))
     factor = xp.abs(p.nodes * (1 - p.nodes)) * xp.sqrt(1 + relative)
-    mean, spread = spread_by_axes(Law(factor, p.weights, p.roots, p.shape, p.dtype), range(len(p.roots)))
-    ours: dict[Axes, Any] = {axes: variance.reshape(()) for axes, variance in spread.items()}
-    nowhere: Axes = frozenset()
-    ours[nowhere] = ours.get(nowhere, xp.zeros((), mean.dtype)) + squared(mean).reshape(())
-    _, theirs = spread_by_axes(cotangent, range(len(cotangent.roots)))
-    spreads: dict[Axes, Any] = {}
-    for along, variance in theirs.items():
-        for own, square in ours.items() if along & axes else ():
-            add_to(spreads, along | own, square * variance.reshape(()))
-    zero = constant(xp.zeros((), p.nodes.dtype), p.shape, cotangent.dtype)
-    out = normal_sum_of(zero, {Reach(k): v for k, v in spreads.items()}, name, linear=cotangent.is_linear)
-    linear = float(squared(mean).reshape(()) / sum(ours.values()))
-    out = inherited(out, name, cotangent, share=linear)
+    theirs = [i for i, r in enumerate(cotangent.roots) if r.axes & axes]
+    rest = dataclasses.replace(cotangent, nodes=cotangent.nodes - average(cotangent, theirs))
+    laws = [_beside(dataclasses.replace(p, nodes=factor, fixed_sums=frozenset()), rest), rest]
+    aval = jax.ShapeDtypeStruct(p.shape, cotangent.dtype)
+    (out,) = pointwise(lambda x, y: [x * y], laws, [aval], name, "mul")
     return dataclasses.replace(out, fixed_sums=frozenset([axes]))
+
+
+def _beside(factor: Law, cotangent: Law) -> Law:
+    """The factor on as many roots, those that it varies most with, as a grid holds beside the cotangent.
+
+    Of the rest its mean square is kept.
+    """
+    while grid_of([factor, cotangent]) > LIMIT and not is_traced(factor.nodes):
+        square = squared(factor.nodes)
+        least = [
+            (float(np.mean(square - squared(average(factor, [i])))), i)
+            for i, r in enumerate(factor.roots)
+            if r.kind != MASK
+        ]
+        if not least:
+            break
+        _, i = min(least)
+        factor = without(factor, [i], square_root(average(factor, [i], square)))
+    return factor
 
 
 def _count(law: Law, axes: Axes) -> float:

@@ -72,35 +72,30 @@ def moved(terms: tuple[Terms, ...], axis_map: Sequence[Axes]) -> tuple[Terms, ..
     return tuple(found)
 
 
-def inherited(
-    out: Law, name: Hashable, law: Law, how: Contraction | None = None, side: int = 0, *, share: float = 1.0
-) -> Law:
+def inherited(out: Law, name: Hashable, law: Law, how: Contraction, side: int, share: float) -> Law:
     """`out`, in so far as it is a sum of `law`, operand `side`: its roots of this name are the same sums."""
     found: list[Terms] = []
     for i, root in enumerate(law.roots):
         linear = share * _linear_share(law, i) if root.terms else 0.0
         for terms in root.terms:
-            of, pairs = (terms.of, terms.moves) if how is None else (name, _moves(terms, how, side))
+            pairs = _moves(terms, how, side)
             if pairs and linear * terms.share > LEAST:
-                found.append(dataclasses.replace(terms, of=of, moves=pairs, share=linear * terms.share))
+                found.append(dataclasses.replace(terms, of=name, moves=pairs, share=linear * terms.share))
     return _marked(out, name, found)
 
 
-def with_terms(out: Law, name: Hashable, laws: Sequence[Law], how: Contraction, weight: int | None) -> Law:
-    """`out`, the contraction of these laws: its roots of this name know of what they are sums."""
+def with_terms(out: Law, name: Hashable, laws: Sequence[Law], how: Contraction, share: float) -> Law:
+    """`out`, the contraction of these laws: its roots of this name know of what they are sums, to a share."""
     sides = [side for side in (0, 1) if not laws[side].is_weight]
     for side in sides:
-        out = inherited(out, name, _beside(laws[side], laws[1 - side], how, side), how, side)
-    if weight is not None and not laws[1 - weight].is_linear:
-        signal, count = laws[1 - weight], math.prod(how.counts.values())
-        rank = len(how.shape)
-        pairs = frozenset(
-            (j, k)
-            for j, to in enumerate(how.axes[1 - weight])
-            for k in to
-            if k < rank and signal.shape[j] > 1
-        )
-        out = _marked(out, name, [Terms(name, signal.variable, count, pairs)])
+        out = inherited(out, name, _beside(laws[side], laws[1 - side], how, side), how, side, share)
+    count, rank = math.prod(how.counts.values()), len(how.shape)
+    for side in sides:
+        if laws[side].is_linear or laws[1 - side].is_linear:
+            continue
+        still = _still(laws[1 - side], how, 1 - side)
+        pairs = frozenset((j, k) for j, to in enumerate(how.axes[side]) for k in to & still if k < rank)
+        out = _marked(out, name, [Terms((name, side), laws[side].variable, count, pairs, share)])
     return out
 
 
@@ -120,8 +115,8 @@ def _marked(out: Law, name: Hashable, found: Sequence[Terms]) -> Law:
 
 def _beside(law: Law, other: Law, how: Contraction, side: int) -> Law:
     """`law`, its sums of one set of weights only along what the other factor does not vary along."""
-    varying = frozenset[int]().union(*(how.axes[1 - side][k] for r in other.roots for k in r.axes))
-    axis_map = [to if not to & varying else frozenset[int]() for to in how.axes[side]]
+    still = _still(other, how, 1 - side)
+    axis_map = [to if to <= still else frozenset[int]() for to in how.axes[side]]
     roots = []
     for r in law.roots:
         kept = (
@@ -129,6 +124,12 @@ def _beside(law: Law, other: Law, how: Contraction, side: int) -> Law:
         )
         roots.append(dataclasses.replace(r, terms=tuple(t for t in kept if t.moves)))
     return dataclasses.replace(law, roots=tuple(roots))
+
+
+def _still(law: Law, how: Contraction, side: int) -> Axes:
+    """The indices along which a factor stays the same."""
+    varying = frozenset[int]().union(*(how.axes[side][k] for r in law.roots for k in r.axes))
+    return frozenset(range(len(how.shape) + len(how.counts))) - varying
 
 
 def _moves(terms: Terms, how: Contraction, side: int) -> frozenset[tuple[int, int]]:
