@@ -30,6 +30,7 @@ from jinit.signals.laws.parts import spread_by_reach
 from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, summed
+from jinit.signals.laws.terms import merged
 
 # Nodes for each level of the standard form, by the number of levels; the last level is an entry's own.
 SIZES = {
@@ -143,11 +144,12 @@ def _normals(
 
 
 def normal_sum(
-    moments: LevelMoments, levels: Levels, shape: Sequence[int], dtype: Any, name: Hashable,
-    at: Mapping[Root, Array],
+    moments: LevelMoments, levels: Levels, laws: Sequence[Law], shape: Sequence[int], dtype: Any,
+    name: Hashable, at: Mapping[Root, Array],
 ) -> Law:  # fmt: skip
-    """A constant plus a normal for each level; by place, given the weights of places."""
-    roots = (Root((name, i), axes) for i, axes in enumerate(levels))
+    """A sum of normals, as a constant plus a normal for each level; by place, given the weights of places."""
+    known = zip(levels, merged(laws, levels), strict=True)
+    roots = (Root((name, i), axes, terms=terms) for i, (axes, terms) in enumerate(known))
     sizes = dict(zip(roots, sizes_of(len(levels), at), strict=True))
     return dataclasses.replace(_normals(moments, sizes, at, shape, dtype), is_normal=True)
 
@@ -163,9 +165,10 @@ def fewer_cotangents(law: Law, name: Hashable) -> Law:
         means.append(without(law, ours, average(law, ours, squared(x - mean))))
         x = mean
     out, reaches = without(law, ours, x), _reaches([law], levels)
-    for i, (reach, variance) in enumerate(zip(reaches, means[::-1], strict=True)):
+    known = zip(reaches, means[::-1], merged([law], levels, COTANGENT), strict=True)
+    for i, (reach, variance, terms) in enumerate(known):
         spread = variance.nodes.reshape(variance.nodes.shape + (1,) * i)
-        root = Root((name, i), reach.axes, COTANGENT, runs=reach.runs, fixed=reach.fixed)
+        root = Root((name, i), reach.axes, COTANGENT, runs=reach.runs, fixed=reach.fixed, terms=terms)
         out = plus_normal(out, spread, root, 2)
     return out
 
@@ -204,7 +207,11 @@ def sum_of_gradients(
             functools.reduce(operator.add, v) for v in zip(*(m.variances for m in found), strict=True)
         ]
         moments = LevelMoments(functools.reduce(operator.add, (m.mean for m in found)), tuple(variances))
-    roots = [Root((name, i), x.axes, COTANGENT, runs=x.runs, fixed=x.fixed) for i, x in enumerate(reaches)]
+    known = zip(reaches, merged(laws, levels, COTANGENT), strict=True)
+    roots = [
+        Root((name, i), x.axes, COTANGENT, runs=x.runs, fixed=x.fixed, terms=terms)
+        for i, (x, terms) in enumerate(known)
+    ]
     return _normals(moments, dict.fromkeys(roots, 2), at, laws[0].shape, laws[0].dtype)
 
 

@@ -64,7 +64,7 @@ def pointwise(
     normals = all(x.is_normal and not x.is_linear and places.others(x) for x in laws)
     if exact and kind != "mul" and _apart(laws) and normals:
         levels, at = levels_of(*laws), places.weights_of(laws)
-        return [normal_sum(exact(levels, tuple(at)), levels, shape, outs[0].dtype, name, at)]
+        return [normal_sum(exact(levels, tuple(at)), levels, laws, shape, outs[0].dtype, name, at)]
     linear = any(x.is_linear for x in laws)
     laws = _on_few_nodes(laws, LIMIT if linear else TIDY)
     if linear and grid_of(laws) > LIMIT:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -111,29 +113,45 @@ def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
     factor = xp.abs(p.nodes * (1 - p.nodes)) * xp.sqrt(1 + relative)
     theirs = [i for i, r in enumerate(cotangent.roots) if r.axes & axes]
     rest = dataclasses.replace(cotangent, nodes=cotangent.nodes - average(cotangent, theirs))
-    laws = [_beside(dataclasses.replace(p, nodes=factor, fixed_sums=frozenset()), rest), rest]
+    laws = [_beside(dataclasses.replace(p, nodes=factor, fixed_sums=frozenset()), rest, (name, "coin")), rest]
     aval = jax.ShapeDtypeStruct(p.shape, cotangent.dtype)
     (out,) = pointwise(lambda x, y: [x * y], laws, [aval], name, "mul")
     return dataclasses.replace(out, fixed_sums=frozenset([axes]))
 
 
-def _beside(factor: Law, cotangent: Law) -> Law:
+def _beside(factor: Law, cotangent: Law, name: Any) -> Law:
     """The factor on as many roots, those that it varies most with, as a grid holds beside the cotangent.
 
-    Of the rest its mean square is kept.
+    Of the others two moments are kept, given these, as a coin.
     """
-    while grid_of([factor, cotangent]) > LIMIT and not is_traced(factor.nodes):
-        square = squared(factor.nodes)
+    square = squared(factor.nodes)
+    gone: list[int] = []
+    while grid_of([factor, cotangent]) * (2 if gone else 1) > LIMIT * _nodes(factor, gone):
         least = [
             (float(np.mean(square - squared(average(factor, [i])))), i)
             for i, r in enumerate(factor.roots)
-            if r.kind != MASK
+            if r.kind != MASK and i not in gone
         ]
-        if not least:
-            break
-        _, i = min(least)
-        factor = without(factor, [i], square_root(average(factor, [i], square)))
-    return factor
+        if not least or is_traced(square):
+            return factor
+        gone.append(min(least)[1])
+    if not gone:
+        return factor
+    mean = average(factor, gone)
+    spread = square_root(average(factor, gone, square) - squared(mean))
+    coin = Root(name, frozenset[int]().union(*(factor.roots[i].axes for i in gone)))
+    left = without(factor, gone, mean)
+    spread = without(factor, gone, spread).nodes
+    return dataclasses.replace(
+        left,
+        nodes=xp.stack([left.nodes - spread, left.nodes + spread], axis=-1),
+        weights=(*left.weights, xp.full(2, 0.5, spread.dtype)),
+        roots=(*left.roots, coin),
+    )
+
+
+def _nodes(law: Law, roots: Sequence[int]) -> int:
+    return math.prod(law.weights[i].size for i in roots)
 
 
 def _count(law: Law, axes: Axes) -> float:

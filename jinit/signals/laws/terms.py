@@ -106,11 +106,36 @@ def _marked(out: Law, name: Hashable, found: Sequence[Terms]) -> Law:
             mine = (
                 dataclasses.replace(t, moves=frozenset(p for p in t.moves if p[1] in r.axes)) for t in found
             )
-            known = [*r.terms, *(t for t in mine if t.moves)]
-            known.sort(key=lambda t: -t.share)
-            r = dataclasses.replace(r, terms=tuple(known[:MOST_SUMS]))
+            r = dataclasses.replace(r, terms=_largest([*r.terms, *(t for t in mine if t.moves)]))
         roots.append(r)
     return dataclasses.replace(out, roots=tuple(roots))
+
+
+def merged(laws: Sequence[Law], levels: Sequence[Axes], kind: str = SIGNAL) -> list[tuple[Terms, ...]]:
+    """Of what a sum of these laws is a sum, level by level: each root of theirs, to its share of the variance."""
+    parts: list[list[tuple[tuple[Terms, ...], float]]] = [[] for _ in levels]
+    if not any(r.terms for law in laws for r in law.roots) or any(is_traced(law.nodes) for law in laws):
+        return [()] * len(levels)
+    for law in laws:
+        for i in (i for i, r in enumerate(law.roots) if r.kind == kind):
+            level = next(k for k, axes in enumerate(levels) if law.roots[i].axes <= axes)
+            if _is_standard(law, i):
+                slope = average(law, [i], law.nodes * _node(law, i))
+                variance = float(np.ravel(average(law, of=squared(slope)))[0])
+                parts[level].append((law.roots[i].terms, variance))
+    return [_of_parts(part) for part in parts]
+
+
+def _of_parts(parts: Sequence[tuple[tuple[Terms, ...], float]]) -> tuple[Terms, ...]:
+    whole = sum(variance for _, variance in parts)
+    found: list[Terms] = []
+    for terms, variance in parts if whole > 0 else ():
+        found += [dataclasses.replace(t, share=t.share * variance / whole) for t in terms]
+    return _largest(found)
+
+
+def _largest(found: Sequence[Terms]) -> tuple[Terms, ...]:
+    return tuple(sorted((t for t in found if t.share > LEAST), key=lambda t: -t.share)[:MOST_SUMS])
 
 
 def _beside(law: Law, other: Law, how: Contraction, side: int) -> Law:
