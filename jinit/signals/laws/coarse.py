@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit.signals.laws.arrays import is_traced, xp
-from jinit.signals.laws.law import Law, average, squared
+from jinit.signals.laws.law import Law, average, normal_nodes, squared
 from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import COTANGENT, MASK, PLACE, Root
 
@@ -57,7 +57,7 @@ def _is_fine(law: Law, i: int) -> bool:
         return False
     if _is_coarse(root):  # on still fewer it would no longer be known as the same
         return False
-    return weights.size in FEWER and np.allclose(weights, gaussian(weights.size)[1], atol=1e-7)
+    return weights.size in FEWER and normal_nodes(law, i) is not None
 
 
 def _coarsened(law: Law, positions: Sequence[int]) -> Law:

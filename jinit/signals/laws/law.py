@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit._typing import Array, at_least_float32
-from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, WEIGHT, Root
 from jinit.signals.laws.runs import Axes, sums_of
@@ -120,6 +120,17 @@ def rule(size: int, dtype: Any) -> tuple[Array, Array]:
     """Nodes and weights for the standard normal, as arrays."""
     nodes, weights = gaussian(size)
     return xp.asarray(nodes, dtype), xp.asarray(weights, dtype)
+
+
+def normal_nodes(law: Law, position: int) -> Array | None:
+    """The nodes of the standard normal that a root is, along its axis; none if it is not known to be one."""
+    weights = law.weights[position]
+    if is_traced(weights):
+        return None
+    nodes, expected = gaussian(weights.size)
+    if expected.size != weights.size or not np.allclose(weights, expected, atol=1e-6):
+        return None
+    return xp.asarray(nodes, law.nodes.dtype).reshape(-1, *(1,) * (law.nodes.ndim - 1 - position))
 
 
 def normal(

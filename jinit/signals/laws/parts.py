@@ -11,8 +11,7 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced
-from jinit.signals.laws.law import Axes, Law, average, squared
-from jinit.signals.laws.quadrature import gaussian
+from jinit.signals.laws.law import Axes, Law, average, normal_nodes, squared
 from jinit.signals.laws.roots import COTANGENT, PLACE
 from jinit.signals.laws.runs import Reach, Sums, sums_of, together
 
@@ -115,10 +114,9 @@ def _linear_share(law: Law, i: int, part: Array, beside: Sequence[int]) -> float
         return 1.0
     if is_traced(part) or law.weights[i].size < 2 + (not cotangent):
         return 0.0
-    z, weights = gaussian(law.weights[i].size)
-    if not np.allclose(weights, law.weights[i], atol=1e-6):
+    if (z := normal_nodes(law, i)) is None:
         return 0.0
-    slope = average(law, [i, *beside], part * z.astype(part.dtype).reshape(-1, *(1,) * (part.ndim - 1 - i)))
+    slope = average(law, [i, *beside], part * z)
     whole = float(np.mean(average(law, of=squared(part))))
     return float(np.mean(average(law, of=squared(slope)))) / whole if whole > 0 else 0.0
 

@@ -1,14 +1,14 @@
 """Sums over the same terms: by how much they are alike, and how that adds up in further sums.
 
 Two sums `Σ_i u_i x_i` and `Σ_i w_i x_i` over `n` terms, of independent weights, are correlated by about
-`1/√n`: by a random number of variance `1/n`, which is the same at all places that share the weights. So is one
-of them with an entry `x_i`. That is nothing at one place, but `Σ_p a_p b_p` of functions of the two has
+`1/√n`: by a random number of variance `1/n`, the same at all places that share the weights. So is one of them
+with an entry `x_i`. That is nothing at one place, but `Σ_p a_p b_p` of functions of the two has
 
     E[a_p b_p | u, w] - E[a_p] E[b_p] = ρ s_p,    s_p = E[a ξ] E[b η],    Var[ρ] = 1/n,
 
-with `ξ` and `η` the standard normals that the sums are, at all places alike: a variance `E[(Σ_p s_p)²] / n`, of
-the order of places over `n` beside that of independent factors. It is in the gradient of a weight, whose
-`x_p` and `g_p` are such, and in attention, whose scores and values are made of the same tokens.
+with `ξ` and `η` the standard normals that the sums are. This adds a variance of `E[(Σ_p s_p)²] / n`, of the
+order of places over `n` beside that of independent factors. It is in the gradient of a weight, whose `x_p`
+and `g_p` are such, and in attention, whose scores and values are made of the same tokens.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
-from jinit.signals.laws.law import Law, average, squared, without
+from jinit.signals.laws.law import Law, average, normal_nodes, squared, without
+from jinit.signals.laws.levels import Levels
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.parts import add_to, parts_by_reach, spread_by_reach
-from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
 from jinit.signals.laws.runs import Axes, Reach, copies_in, together
 
@@ -111,16 +111,16 @@ def _marked(out: Law, name: Hashable, found: Sequence[Terms]) -> Law:
     return dataclasses.replace(out, roots=tuple(roots))
 
 
-def merged(laws: Sequence[Law], levels: Sequence[Axes], kind: str = SIGNAL) -> list[tuple[Terms, ...]]:
-    """Of what a sum of these laws is a sum, level by level: each root of theirs, to its share of the variance."""
+def merged(laws: Sequence[Law], levels: Levels, kind: str = SIGNAL) -> list[tuple[Terms, ...]]:
+    """Of what a sum of these laws is a sum, level by level: each root's, to its share of the variance."""
     parts: list[list[tuple[tuple[Terms, ...], float]]] = [[] for _ in levels]
     if not any(r.terms for law in laws for r in law.roots) or any(is_traced(law.nodes) for law in laws):
         return [()] * len(levels)
     for law in laws:
         for i in (i for i, r in enumerate(law.roots) if r.kind == kind):
             level = next(k for k, axes in enumerate(levels) if law.roots[i].axes <= axes)
-            if _is_standard(law, i):
-                slope = average(law, [i], law.nodes * _node(law, i))
+            if (z := normal_nodes(law, i)) is not None:
+                slope = average(law, [i], law.nodes * z)
                 variance = float(np.ravel(average(law, of=squared(slope)))[0])
                 parts[level].append((law.roots[i].terms, variance))
     return [_of_parts(part) for part in parts]
@@ -190,7 +190,7 @@ def _sums_in(law: Law) -> list[_Sum]:
     """All sums that the roots of a law are, and the law itself, if it is a signal."""
     found: dict[Terms, list[int]] = {}
     for i, root in enumerate(law.roots):
-        for terms in root.terms if _is_standard(law, i) else ():
+        for terms in root.terms if normal_nodes(law, i) is not None else ():
             found.setdefault(terms, []).append(i)
     sums = [_Sum(terms, tuple(roots)) for terms, roots in found.items()]
     if law.is_linear or law.is_weight:
@@ -238,9 +238,12 @@ def _levels(one: _Sum, law: Law, indices: Axes) -> dict[Axes, int] | None:
     return {axes: i for i in one.roots if (axes := law.roots[i].axes & indices)}
 
 
-def _slopes(law: Law, ours: Sequence[int], gone: Sequence[int], share: float) -> list[tuple[Reach, Array]]:
-    """`E[a ξ]` over the roots `gone`, for each `ξ` of `ours`: mean products of its parts, by how they differ."""
-    slopes = [average(law, gone, law.nodes * _node(law, i) * math.sqrt(share)) for i in ours]
+def _slopes(
+    law: Law, ours: Sequence[int], gone: Sequence[int], share: float,
+) -> list[tuple[Reach, Array]]:  # fmt: skip
+    """Of `E[a ξ]` over the roots `gone`, for each `ξ` of `ours`, mean products of parts by how they differ."""
+    normals = [normal_nodes(law, i) for i in ours]
+    slopes = [average(law, gone, law.nodes * z * math.sqrt(share)) for z in normals if z is not None]
     which = Root("which", frozenset(), PLACE)  # it is not random, and stays as it is
     rest = without(law, gone, slopes[0])
     nodes = xp.stack([without(law, gone, x).nodes for x in slopes], axis=-1)
@@ -262,13 +265,8 @@ def _products(law: Law, x: Array) -> Array:
     return xp.matmul(rows.T, x.reshape(-1, x.shape[-1]))
 
 
-def _node(law: Law, i: int) -> Array:
-    z = xp.asarray(gaussian(law.weights[i].size)[0], law.nodes.dtype)
-    return z.reshape(-1, *(1,) * (law.nodes.ndim - 1 - i))
-
-
 def _deviations(signal: Law, levels: Sequence[Axes], indices: Axes) -> Array:
-    """The same of entries themselves, each of the first of these levels, smallest first, that it differs at."""
+    """The same of entries themselves: by the first of these levels, smallest first, that they differ at."""
     found: list[Any] = [xp.zeros((), signal.nodes.dtype) for _ in levels]
     order = sorted(range(len(levels)), key=lambda k: len(levels[k]))
     for reach, variance in spread_by_reach(signal, places.others(signal))[1].items():
@@ -280,16 +278,12 @@ def _deviations(signal: Law, levels: Sequence[Axes], indices: Axes) -> Array:
     return deviations[:, None] * deviations
 
 
-def _is_standard(law: Law, i: int) -> bool:
-    """Whether the nodes of a root are known to be those of the rule for a normal variable."""
-    weights = law.weights[i]
-    return not is_traced(weights) and np.allclose(weights, gaussian(weights.size)[1], atol=1e-6)
-
-
 def _linear_share(law: Law, i: int) -> float:
-    """The share of the mean square that is linear in a root."""
-    if is_traced(law.nodes) or not _is_standard(law, i):
+    """The share of the mean square that is linear in a root; a guess while that is traced."""
+    if is_traced(law.nodes):
+        return float(law.is_normal and law.roots[i].axes == law.axes_varying())
+    if (z := normal_nodes(law, i)) is None:
         return 0.0
-    slope = average(law, [i], law.nodes * _node(law, i))
     whole = float(np.ravel(average(law, of=squared(law.nodes)))[0])
-    return float(np.ravel(average(law, of=squared(slope)))[0]) / whole if whole > 0 else 0.0
+    linear = float(np.ravel(average(law, of=squared(average(law, [i], law.nodes * z))))[0])
+    return linear / whole if whole > 0 else 0.0
