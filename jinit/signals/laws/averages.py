@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 import jax
 import numpy as np
 
+from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.grids import grid_of, on_grid
@@ -18,6 +19,8 @@ from jinit.signals.laws.runs import copies_in
 
 # A mean over more independent entries is taken to have nothing in common with any one of them.
 FEW = 64
+# Mean squares of a gradient that differ by less, relatively, are taken as one.
+SAME = 0.01
 # The largest grid to say what it has in common on.
 LARGEST = 2**18
 
@@ -97,18 +100,38 @@ def _with_common(law: Law, root: Root) -> Law | None:
 def forgotten(law: Law, but: Collection[Root] = ()) -> Law:
     """`law` with means over entries taken as exact, `but` for these.
 
-    The middle node is kept: averaging over it would change a function of the mean, so that for instance a
-    normalised signal no longer had second moment one.
+    The value at the mean is kept: averaging would change a function of it, so that for instance a normalised
+    signal no longer had second moment one. What a gradient is multiplied by may depend on a mean by more
+    than that, as behind an activation: this is kept, as something that entries share.
     """
-    gone = [i for i, r in enumerate(law.roots) if r.average and r not in but]
-    nodes = law.nodes
-    for i in gone:
+    nodes, gone, real = law.nodes, [], []
+    for i in [i for i, r in enumerate(law.roots) if r.average and r not in but]:
         if law.roots[i].kind == COTANGENT:
-            nodes = average(law, [i], nodes)
+            exact = average(law, [i], nodes)
         else:
-            middle = nodes.shape[i] // 2
-            nodes = nodes[(*(slice(None),) * i, slice(middle, middle + 1))]
-    return without(law, gone, nodes)
+            exact = _middle(nodes, i)
+            if law.is_linear and not is_traced(nodes) and _differs(law, nodes, exact):
+                real.append(i)
+                continue
+        nodes = exact
+        gone.append(i)
+    roots = tuple(
+        dataclasses.replace(r, average=r.average and i not in real) for i, r in enumerate(law.roots)
+    )
+    return without(dataclasses.replace(law, roots=roots) if real else law, gone, nodes)
+
+
+def _middle(nodes: Array, i: int) -> Array:
+    """The value at the mean, of a root on an even number of nodes the mean of the two beside it."""
+    n = nodes.shape[i]
+    before, after = (xp.take(nodes, np.asarray([k]), axis=i) for k in ((n - 1) // 2, n // 2))
+    return (before + after) / 2 if np.issubdtype(nodes.dtype, np.inexact) else before
+
+
+def _differs(law: Law, nodes: Array, exact: Array) -> bool:
+    """Whether the mean square is another one."""
+    whole, left = (float(np.ravel(average(law, of=squared(x)))[0]) for x in (nodes, exact))
+    return abs(whole - left) > SAME * whole
 
 
 def without_deviations(laws: Sequence[Law]) -> list[Law]:

@@ -15,6 +15,7 @@ from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.averages import forgotten, returned
 from jinit.signals.laws.law import Law, all_axes, as_float
 from jinit.signals.laws.levels import levels_of
+from jinit.signals.laws.pieces import side_by_side
 from jinit.signals.laws.roots import PLACE, Root
 from jinit.signals.laws.runs import Axes, Reach, moved, runs_of, sums_of
 from jinit.signals.laws.runs import split as split_runs
@@ -288,13 +289,4 @@ def concatenated(parts: Sequence[Law], axis: int, shape: Sequence[int], name: Ha
     pieces = all(p.nodes is widest.nodes for p in parts)
     if pieces and (widest.shape[axis] > 1 or all(p.roots == widest.roots for p in parts)):
         return rearranged(widest, frozenset([axis]), shape, name)
-    lengths = [p.shape[axis] for p in parts]
-    found = mixture(parts, lengths, frozenset([axis]), shape, name)
-    # What is the same all over a piece differs from what it is in others.
-    run = sum(n * n for n in lengths) / max(1, sum(lengths))
-    roots = tuple(
-        r if axis in r.axes or r.kind == PLACE
-        else dataclasses.replace(r, axes=r.axes | {axis}, runs=runs_of({**dict(r.runs), axis: run}))
-        for r in found.roots
-    )  # fmt: skip
-    return dataclasses.replace(found, roots=roots)
+    return side_by_side([p for p in parts if p.shape[axis]], axis, shape, name)

@@ -183,6 +183,16 @@ def picked(law: Law, indices: Mapping[int, np.ndarray], value: Any = None) -> La
     return law
 
 
+def of_few_classes(law: Law, axis: int) -> Law:
+    """`law`, with no more classes of places along this axis than are kept of one."""
+    for i in positions(law):
+        root = law.roots[i]
+        if axis in root.axes and root.places is not None and len(root.places.paths) > MOST[1]:
+            numbers = np.asarray(root.places.paths)[list(root.places.of)]
+            return _refined(law, {(root.name, root.axes): by_paths(numbers, MOST[1])})
+    return law
+
+
 def refined(laws: Sequence[Law]) -> list[Law]:
     """The laws, with the same classes of places along the same axes."""
     known: dict[tuple[Any, frozenset[int]], dict[Places, None]] = {}
@@ -259,7 +269,7 @@ def along(law: Law, roots: Sequence[Root]) -> Law:
     sizes = [law.nodes.shape[law.roots.index(r)] if r in law.roots else 1 for r in roots]
     counts = [len(r.places.paths) for r in roots if r.places]
     tail = nodes.shape[len(nodes.shape) - len(rest) :]
-    nodes = xp.broadcast_to(nodes.reshape(*sizes, *tail), (*counts, *tail))
+    nodes = xp.broadcast_to(nodes.reshape((*sizes, *tail)), (*counts, *tail))
     weights = (*(r.places.weights() for r in roots if r.places), *(law.weights[i] for i in rest))
     return dataclasses.replace(
         law, nodes=nodes, weights=weights, roots=(*roots, *(law.roots[i] for i in rest))

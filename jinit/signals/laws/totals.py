@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 
 from jinit._typing import Array
-from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.averages import summed
-from jinit.signals.laws.law import Axes, Law, all_axes, plus_normal, without
+from jinit.signals.laws.law import Axes, Law, all_axes, average, plus_normal, squared, without
 from jinit.signals.laws.parts import spread_by_reach
 from jinit.signals.laws.quadrature import deviations
 from jinit.signals.laws.roots import COTANGENT, DEVIATION, PLACE, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, alike_in, copies_in, runs_of
 from jinit.signals.laws.runs import summed as summed_reach
+
+# Nodes for the remainder of a sum, and the square of its deviation over its mean up to which few are enough.
+FEW, MANY, SMALL = 6, 24, 0.1
 
 
 def total(
@@ -66,7 +69,15 @@ def total(
     few = summed(law, axes, left, copies) if not keep and counts is None else None
     kind = COTANGENT if law.is_linear else SIGNAL
     root = Root(name, left, kind, not keep, mine.runs, mine.fixed, summed=few)
-    return plus_normal(out, spread_out, root, 64 if keep else 5)
+    return plus_normal(out, spread_out, root, 64 if keep else _size(out, spread_out))
+
+
+def _size(mean: Law, variance: Array) -> int:
+    """Nodes for the remainder: few where it is small beside the mean, as of squares."""
+    if is_traced(mean.nodes) or is_traced(variance):
+        return FEW
+    square, spread = average(mean, of=squared(mean.nodes)), average(mean, of=variance)
+    return FEW if np.all(spread < SMALL * square) else MANY
 
 
 def _is_square_deviation(law: Law, axes: Axes) -> bool:
