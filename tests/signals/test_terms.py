@@ -16,7 +16,7 @@ from tests.zoos.member import array
 @pytest.mark.parametrize("places", [10, 100, 1000])
 @pytest.mark.parametrize("count", [10, 40])
 def test_gradient_of_the_weights_of_squares(count, places):
-    """`Σ_p (x_p w)² v` has the gradient `2 v S w`, `S = Σ_p x_p x_pᵀ`, of mean square `4 E[v²] σ² tr(S²)/n`."""
+    """Of `Σ_p (x_p w)² v` it is `2 v S w`, `S = Σ_p x_p x_pᵀ`: of mean square `4 E[v²] σ² tr(S²)/n`."""
     outputs = 8
 
     def apply(p, x):
@@ -66,10 +66,11 @@ def test_attention_over_as_many_tokens_as_they_are_wide(tokens):
 NETWORKS = {
     "dense": [nn.Dense(64), jax.nn.gelu, lambda x: x.mean(1), nn.Dense(8)],
     "convolution": [
-        lambda x: x.reshape(len(x), 8, 8, -1), nn.Conv(64, (3, 3)), nn.relu, lambda x: x.mean((1, 2)), nn.Dense(8),
+        lambda x: x.reshape(len(x), 8, 8, -1),
+        nn.Conv(64, (3, 3)), nn.relu, lambda x: x.mean((1, 2)), nn.Dense(8),
     ],
     "two": [nn.Dense(96), nn.tanh, nn.Dense(96), nn.gelu, lambda x: x.mean(1), nn.Dense(8)],
-    "gated": [nn.Dense(128), nn.glu, lambda x: x.mean(1), nn.Dense(8)],
+    "gated": [nn.Dense(256), nn.glu, lambda x: x.mean(1), nn.Dense(8)],
 }  # fmt: skip
 
 

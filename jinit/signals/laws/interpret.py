@@ -15,7 +15,7 @@ from jinit._errors import message
 from jinit.jaxprs.dataflow import CONTRACTIONS
 from jinit.jaxprs.elementwise import is_elementwise
 from jinit.jaxprs.graph import COPIES
-from jinit.signals.laws import joint, moving
+from jinit.signals.laws import joint, lookups
 from jinit.signals.laws.arrays import near, xp
 from jinit.signals.laws.as_laws import as_law, of_examples, of_weight, with_fixed_sums
 from jinit.signals.laws.elementwise import elementwise
@@ -23,7 +23,7 @@ from jinit.signals.laws.holding import run_held, unknown
 from jinit.signals.laws.law import Law, all_axes, constant, normal, two_moments
 from jinit.signals.laws.loops import CONTROL
 from jinit.signals.laws.roots import COTANGENT, SIGNAL, WEIGHT, Root
-from jinit.signals.laws.rules import RULES, contracted, contraction_of
+from jinit.signals.laws.rules import RULES, contracted, contraction_of, rows_added
 from jinit.signals.laws.steps import picked
 from jinit.signals.laws.values import INPUTS, PARAMS, Each, Held, Stacked, Unknown, Value, Variable, held
 from jinit.signals.laws.wholes import is_whole, whole_rule
@@ -111,13 +111,14 @@ class Interpreter:
         if kind in ("dot_general", "conv_general_dilated"):
             return contraction(eqn, ins, at)
         if _picks_rows(kind, ins):
-            repeats = moving.repeats(eqn, ins[1])
-            ins = [ins[0] if _is_parameter(ins[1]) else _as_signal(ins[0])]
-            picked = RULES[kind](eqn, ins, at)  # type: ignore[arg-type]
-            return [moving.repeated(x, repeats) for x in picked]
+            indices, ins = ins[1], [ins[0] if _is_parameter(ins[1]) else _as_signal(ins[0])]
+            found = RULES[kind](eqn, ins, at)  # type: ignore[arg-type]
+            return [lookups.of_rows(x, eqn, indices, at) for x in found]
         laws = [as_law(x, (at, i)) for i, x in enumerate(ins)]
         if broken := [x for x in laws if isinstance(x, Unknown)]:
             return broken[:1] * len(eqn.outvars)
+        if kind in ("scatter-add", "scatter_add"):
+            return rows_added(eqn, laws, at, lookups.added(eqn, laws[2], ins[1]))  # type: ignore[arg-type]
         if kind in RULES:
             return list(RULES[kind](eqn, laws, at))  # type: ignore[arg-type]
         if is_elementwise(eqn):

@@ -11,7 +11,7 @@ import numpy as np
 
 from jinit.signals.laws import places
 from jinit.signals.laws.align import canonical
-from jinit.signals.laws.arrays import is_traced, xp
+from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.averages import forgotten, returned
 from jinit.signals.laws.law import Law, all_axes, as_float
 from jinit.signals.laws.levels import levels_of
@@ -20,7 +20,6 @@ from jinit.signals.laws.roots import PLACE, Root
 from jinit.signals.laws.runs import Axes, Reach, moved, runs_of, sums_of
 from jinit.signals.laws.runs import split as split_runs
 from jinit.signals.laws.terms import moved as moved_terms
-from jinit.signals.laws.values import Held, Value
 
 # For each axis of the operand, the axes of the result along which its entries now stand.
 AxisMap = Sequence[Axes]
@@ -214,52 +213,6 @@ def tiled(law: Law, reps: Sequence[int], name: Hashable) -> Law:
 def dynamically_sliced(law: Law, shape: Sequence[int], name: Hashable) -> Law:
     """`dynamic_slice`, from wherever."""
     return rearranged(law, _cut(law.shape, shape), shape, name)
-
-
-def gathered(law: Law, eqn: Any, name: Hashable) -> Law:
-    """`gather`: rows picked by index stand along the axes of the indices."""
-    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    shape = eqn.outvars[0].aval.shape
-    gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
-    windows = [i for i in range(len(law.shape)) if i not in gone]
-    place = dict(zip(windows, numbers.offset_dims, strict=True))
-    batch = frozenset(range(len(shape))) - frozenset(numbers.offset_dims)
-    axis_map, picked = [], set()
-    for i, (size, whole) in enumerate(zip(sizes, law.shape, strict=True)):
-        partial = size < whole
-        axis_map.append(
-            (frozenset([place[i]]) if i in place else frozenset()) | (batch if partial else frozenset())
-        )
-        picked |= {i} if partial else set()
-    law = places.as_signals(without_runs(law, frozenset(picked)), picked)
-    law = law.without_sums(frozenset(picked))
-    return relabelled(law, axis_map, shape, lambda r: (r.name, name) if r.axes & picked else r.name)
-
-
-def repeats(eqn: Any, indices: Value) -> Axes:
-    """Axes of the result of a `gather` along which the same rows come again, for the indices are the same."""
-    if eqn.primitive.name != "gather" or eqn.params["dimension_numbers"].operand_batching_dims:
-        return frozenset()
-    result = [
-        i for i in range(eqn.outvars[0].aval.ndim) if i not in eqn.params["dimension_numbers"].offset_dims
-    ]
-    if isinstance(indices, Law):
-        return frozenset(i for k, i in enumerate(result) if k not in indices.axes_varying())
-    if not isinstance(indices, Held):
-        return frozenset()
-    x = indices.array
-    return frozenset(i for k, i in enumerate(result) if x.shape[k] == 1 or _is_constant_along(x, k))
-
-
-def _is_constant_along(x: Any, axis: int) -> bool:
-    return not is_traced(x) and bool(np.all(np.asarray(x) == np.take(x, [0], axis)))
-
-
-def repeated(law: Law, axes: Axes) -> Law:
-    """`law`, the same along these axes."""
-    law = places.as_signals(without_runs(law, axes), axes)
-    roots = tuple(dataclasses.replace(r, axes=r.axes - axes) for r in law.roots)
-    return dataclasses.replace(law, roots=roots)
 
 
 def mixture(

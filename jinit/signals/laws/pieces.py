@@ -56,17 +56,20 @@ def _as_real(law: Law) -> Law:
 
 
 def _classes(parts: Sequence[Law], axis: int) -> tuple[list[Law], list[int], list[int]]:
-    """The laws at the places along the axis that differ, of which piece each is, and the class of each index."""
+    """The laws at places that differ along the axis, of which piece each is, and that of each index."""
     laws, piece, of = [], [], []
     for k, part in enumerate(parts):
         i = next((i for i in places.positions(part) if axis in part.roots[i].axes), None)
         known = None if i is None else part.roots[i].places
-        index = (0,) * part.shape[axis] if known is None else known.of
-        of += [len(laws) + c for c in index]
-        for c in range(len(known.paths)) if known is not None and i is not None else (None,) * bool(index):
-            nodes = part.nodes if c is None else xp.take(part.nodes, np.asarray([c]), axis=i)
-            laws.append(part if c is None else without(part, [i], nodes))
-            piece.append(k)
+        if i is None or known is None:
+            of += [len(laws)] * part.shape[axis]
+            found = [part]
+        else:
+            of += [len(laws) + c for c in known.of]
+            at = [xp.take(part.nodes, np.asarray([c]), axis=i) for c in range(len(known.paths))]
+            found = [without(part, [i], nodes) for nodes in at]
+        laws += found
+        piece += [k] * len(found)
     return laws, piece, of
 
 

@@ -18,8 +18,8 @@ DEVIATIONS = 3  # nodes of a standard deviation
 def gaussian(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights, float64, of a rule for the standard normal; its variance is exactly one.
 
-    Gauss–Hermite up to 15 nodes; two nodes are ±1, six are those of five with that at zero as two close by, so
-    that a jump there is seen. From 16 on, a multiple of 8, Gauss–Legendre on panels that
+    Gauss–Hermite up to 15 nodes; two nodes are ±1, six are those of five with that at zero as two beside it,
+    so that a jump there is seen. From 16 on, a multiple of 8, Gauss–Legendre on panels that
     are narrow in the middle, `z = 9 (0.3 y + 0.7 y³)`. A kink at zero, an end of a panel, costs nothing; one
     elsewhere about `1/size²` and a jump about `1/size`, where a second root does not smooth them.
     """

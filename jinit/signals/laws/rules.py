@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jinit._typing import Array
 from jinit.jaxprs.graph import COPIES
 from jinit.signals.laws import moving, places
 from jinit.signals.laws.arrays import xp
@@ -18,6 +19,7 @@ from jinit.signals.laws.extremes import maximum
 from jinit.signals.laws.holding import unknown
 from jinit.signals.laws.largest import to_the_largest
 from jinit.signals.laws.law import Law, all_axes, as_float, average, constant, plus_normal, squared
+from jinit.signals.laws.lookups import gathered
 from jinit.signals.laws.meeting import Contraction, entries_of, of_convolution, of_dot
 from jinit.signals.laws.moving import relabelled
 from jinit.signals.laws.padding import padded
@@ -175,8 +177,8 @@ def _scatter_to_largest(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
     return [to_the_largest(operand, gradient, counts, often, shape, name, steps)]
 
 
-def _scatter_add(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
-    """Rows added up by index: each gets as many as come on average."""
+def rows_added(eqn: Any, laws: list[Law], name: Hashable, square: Array | None = None) -> list[Law]:
+    """Rows added up by index: each gets as many as come on average; of this mean square, if it is known."""
     start, updates = (places.as_signals(as_float(x)) for x in (laws[0], laws[-1]))
     window = frozenset(eqn.params["dimension_numbers"].update_window_dims)
     picks = frozenset(range(len(updates.shape))) - window
@@ -187,6 +189,7 @@ def _scatter_add(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
     own = average(updates, varying, squared(updates.nodes - mean))
     squares = average(updates, of=squared(mean)).reshape(())
     variance = share * average(updates, of=own).reshape(()) + squares * max(share, share**2)
+    variance = variance if square is None else square
     offset = average(updates).reshape(()) * xp.asarray(share, mean.dtype)
     out = constant(average(start).reshape(()) + offset, shape, start.dtype)
     variance = variance + average(start, of=squared(start.nodes - average(start))).reshape(()) - offset**2
@@ -216,8 +219,8 @@ RULES: dict[str, Rule] = {
     "reduce_window_sum": _window_sum,
     "reduce_window_max": _window_max,
     "select_and_scatter_add": _scatter_to_largest,
-    "scatter-add": _scatter_add,
-    "scatter_add": _scatter_add,
+    "scatter-add": rows_added,
+    "scatter_add": rows_added,
     "broadcast_in_dim": lambda e, x, n: [
         moving.broadcast(x[0], e.params["broadcast_dimensions"], e.outvars[0].aval.shape)
     ],
@@ -231,7 +234,7 @@ RULES: dict[str, Rule] = {
     "rev": lambda e, x, n: [moving.reversed_along(x[0], e.params["dimensions"])],
     "dynamic_slice": lambda e, x, n: [moving.dynamically_sliced(x[0], e.outvars[0].aval.shape, n)],
     "dynamic_update_slice": _update_slice,
-    "gather": lambda e, x, n: [moving.gathered(x[0], e, n)],
+    "gather": lambda e, x, n: [gathered(x[0], e, n)],
     "concatenate": lambda e, x, n: [
         moving.concatenated(x, e.params["dimension"], e.outvars[0].aval.shape, n)
     ],

@@ -241,7 +241,7 @@ def _levels(one: _Sum, law: Law, indices: Axes) -> dict[Axes, int] | None:
 def _slopes(
     law: Law, ours: Sequence[int], gone: Sequence[int], share: float,
 ) -> list[tuple[Reach, Array]]:  # fmt: skip
-    """Of `E[a ξ]` over the roots `gone`, for each `ξ` of `ours`, mean products of parts by how they differ."""
+    """Of `E[a ξ]` over the roots `gone`, for each `ξ` of `ours`: mean products of parts, by their reach."""
     normals = [normal_nodes(law, i) for i in ours]
     slopes = [average(law, gone, law.nodes * z * math.sqrt(share)) for z in normals if z is not None]
     which = Root("which", frozenset(), PLACE)  # it is not random, and stays as it is
