@@ -63,6 +63,14 @@ def test_attention_over_as_many_tokens_as_they_are_wide(tokens):
     assert_agrees(Attention(), array(4, tokens, 96), 0.12)
 
 
+class Gated(nn.Module):
+    """A gate of weights of its own: what it has in common with the inputs of the other layer counts too."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(128, name="a")(x) * nn.sigmoid(nn.Dense(128, name="b")(x))
+
+
 NETWORKS = {
     "dense": [nn.Dense(64), jax.nn.gelu, lambda x: x.mean(1), nn.Dense(8)],
     "convolution": [
@@ -70,7 +78,7 @@ NETWORKS = {
         nn.Conv(64, (3, 3)), nn.relu, lambda x: x.mean((1, 2)), nn.Dense(8),
     ],
     "two": [nn.Dense(96), nn.tanh, nn.Dense(96), nn.gelu, lambda x: x.mean(1), nn.Dense(8)],
-    "gated": [nn.Dense(256), nn.glu, lambda x: x.mean(1), nn.Dense(8)],
+    "gated": [Gated(), lambda x: x.mean(1), nn.Dense(8)],
 }  # fmt: skip
 
 
