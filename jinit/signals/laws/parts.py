@@ -23,14 +23,26 @@ def components(law: Law, varying: Sequence[int]) -> list[tuple[frozenset[int], A
     root in `S`, so that `E[x²] = Σ_S E[x_S²]`, all conditional on the other roots (Hoeffding, *A class of
     statistics with asymptotically normal distribution*, 1948).
     """
-    parts = [(frozenset[int](), law.nodes)]
+    parts, least = [(frozenset[int](), law.nodes)], _rounding(law.nodes)
     for i in varying:
         split = []
         for roots, x in parts:
             mean = average(law, [i], x)
-            split += [(roots, mean), (roots | {i}, x - mean)]
+            left = x - mean
+            split.append((roots, mean))
+            if least is None or _largest(left) > least:
+                split.append((roots | {i}, left))
         parts = split
     return parts
+
+
+def _rounding(nodes: Array) -> float | None:
+    """Below which a part is nothing but rounding, if values are known."""
+    return None if is_traced(nodes) or not nodes.size else 1e-6 * _largest(nodes)
+
+
+def _largest(x: Array) -> float:
+    return float(np.max(np.abs(x)))
 
 
 def spread_by_axes(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Axes, Array]]:

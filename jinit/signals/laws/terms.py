@@ -217,13 +217,13 @@ def _add_common(
         ours = range(len(law.roots)) if level is None else [level[axes] for axes in along]
         own |= frozenset[int]().union(*(law.roots[i].axes for i in ours))
         if level is None:
-            factors.append([(Reach(), _deviations(law, along, indices))])
+            factors.append({Reach(): _deviations(law, along, indices)})
         else:
             factors.append(_slopes(law, ours, list(level.values()), one.terms.share))
     real = frozenset(k for k, n in enumerate(how.shape) if n > 1)
     sizes, terms = [*how.shape, *how.counts.values()], math.prod(how.counts.values())
     count = max(one.terms.count for one in sums)
-    for (one, x), (other, y) in itertools.product(*factors):
+    for (one, x), (other, y) in itertools.product(*(factor.items() for factor in factors)):
         apart = together([one, other, Reach((own & how.counts.keys()) - indices)])
         more = terms * (terms / copies_in(apart, how.counts, sizes) - 1) / count
         if more > 0:
@@ -240,7 +240,7 @@ def _levels(one: _Sum, law: Law, indices: Axes) -> dict[Axes, int] | None:
 
 def _slopes(
     law: Law, ours: Sequence[int], gone: Sequence[int], share: float,
-) -> list[tuple[Reach, Array]]:  # fmt: skip
+) -> dict[Reach, Array]:  # fmt: skip
     """Of `E[a ξ]` over the roots `gone`, for each `ξ` of `ours`: mean products of parts, by their reach."""
     normals = [normal_nodes(law, i) for i in ours]
     slopes = [average(law, gone, law.nodes * z * math.sqrt(share)) for z in normals if z is not None]
@@ -251,8 +251,10 @@ def _slopes(
     stacked = dataclasses.replace(
         rest, nodes=nodes, weights=(*rest.weights, even), roots=(*rest.roots, which), fixed_sums=frozenset()
     )
-    found = parts_by_reach(stacked, places.others(rest))
-    return [(reach or Reach(), _products(rest, x)) for reach, x in found]
+    found: dict[Reach, Array] = {}
+    for reach, x in parts_by_reach(stacked, places.others(rest)):
+        add_to(found, reach or Reach(), _products(rest, x))
+    return found
 
 
 def _products(law: Law, x: Array) -> Array:
