@@ -180,10 +180,17 @@ def common_terms(laws: Sequence[Law], joint: Sequence[Law], how: Contraction) ->
         for b in _sums_in(laws[1]):
             if a.terms.signal != b.terms.signal or a.terms.of == b.terms.of:
                 continue
+            if not (a.roots and b.roots) and _is_normalised(joint, how):
+                continue
             indices = _together(a.terms, b.terms, how)
             if indices:
                 _add_common(found, (a, b), joint, how, indices)
     return found
+
+
+def _is_normalised(joint: Sequence[Law], how: Contraction) -> bool:
+    """Whether a factor came back from a normalization over what is summed, and lost what it had in common."""
+    return any(f <= how.counts.keys() for law in joint if law.is_linear for f in law.fixed_sums)
 
 
 def _sums_in(law: Law) -> list[_Sum]:
