@@ -89,7 +89,8 @@ def with_terms(out: Law, name: Hashable, laws: Sequence[Law], how: Contraction, 
     sides = [side for side in (0, 1) if not laws[side].is_weight]
     for side in sides:
         out = inherited(out, name, _beside(laws[side], laws[1 - side], how, side), how, side, share)
-    count, rank = math.prod(how.counts.values()), len(how.shape)
+    rank = len(how.shape)
+    count = math.prod(how.squares[k] / n for k, n in how.counts.items() if n)  # as its terms see it
     for side in sides:
         if laws[side].is_linear or laws[1 - side].is_linear:
             continue
