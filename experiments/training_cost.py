@@ -5,9 +5,9 @@ techniques and ten seeds. The inputs are scikit-learn's digits enlarged to 28×2
 the other, with fused Adam, on one thread or on all, whichever is faster; both start from the same weights.
 They take turns, PyTorch before and after each call of the program, so that a busy machine disturbs both.
 The program's compilation is told apart, since it is the same for any number of runs. `pip install -e
-'.[benchmark]'` installs PyTorch. The ratio depends on the processor: two cores of an AMD EPYC gave 0.28, two
-of another 0.52, two of an Intel Xeon with AVX-512 0.53 and 0.57. On the second EPYC the matrix products alone,
-155 MFLOP a step at the 60 GFLOP/s a core that XLA and PyTorch both reach there, take 0.37 of the loop.
+'.[benchmark]'` installs PyTorch. The ratio depends on the processor: two cores of an AMD EPYC gave 0.28, of
+another 0.52, of an Intel Xeon with AVX-512 0.53 and 0.57. On the second EPYC the matrix products alone, 155
+MFLOP a step at the 60 GFLOP/s a core that XLA and PyTorch both reach there, take 0.37 of the loop.
 """
 
 from __future__ import annotations
