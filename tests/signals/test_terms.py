@@ -46,21 +46,25 @@ def test_examples_that_share_nothing_have_no_more_in_common():
 
 
 class Attention(nn.Module):
-    """Self-attention written out, of one head that is narrower than its tokens."""
+    """Self-attention written out, of one head narrower than its tokens, perhaps beside one of a class."""
 
     width: int = 48
+    classes: bool = False
 
     @nn.compact
     def __call__(self, x):
+        if self.classes:
+            token = self.param("token", nn.initializers.normal(1.0), (1, 1, x.shape[-1]))
+            x = jnp.concatenate([jnp.tile(token, (len(x), 1, 1)), x], axis=1)
         q, k, v = (nn.Dense(self.width, name=name)(x) for name in ("q", "k", "v"))
         p = jax.nn.softmax(jnp.einsum("btj,bsj->bts", q, k) / self.width**0.5)
         return nn.Dense(8, name="out")(jnp.einsum("bts,bsi->bti", p, v).mean(1))
 
 
-@pytest.mark.parametrize("tokens", [16, 64])
-def test_attention_over_as_many_tokens_as_they_are_wide(tokens):
+@pytest.mark.parametrize(("tokens", "classes"), [(16, False), (16, True), (64, False)])
+def test_attention_over_as_many_tokens_as_they_are_wide(tokens, classes):
     """Scores and values are made of the same tokens, scores and queries of the same queries."""
-    assert_agrees(Attention(), array(4, tokens, 96), 0.12)
+    assert_agrees(Attention(classes=classes), array(4, tokens, 96), 0.12)
 
 
 class Gated(nn.Module):
@@ -106,4 +110,4 @@ def assert_agrees(model, x, narrow):
 def law_of(path):
     if path.endswith("bias"):
         return jinit.normal(0.5) if "layers_0" in path else jinit.zeros
-    return jinit.lecun_normal()
+    return jinit.normal(1.0) if path.endswith("token") else jinit.lecun_normal()

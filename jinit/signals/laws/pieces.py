@@ -15,6 +15,9 @@ from jinit.signals.laws.levels import levels_of
 from jinit.signals.laws.roots import PLACE, Places, Root
 from jinit.signals.laws.runs import runs_of
 
+# Of variances: so much less than another is a rounding error.
+NOTHING = 1e-6
+
 
 def side_by_side(parts: Sequence[Law], axis: int, shape: Sequence[int], name: Hashable) -> Law:
     """`concatenate`: each piece keeps its law, in places of their own along the axis.
@@ -33,10 +36,9 @@ def side_by_side(parts: Sequence[Law], axis: int, shape: Sequence[int], name: Ha
     roots = []
     for i, root in enumerate(first.roots):
         if axis not in root.axes and root.kind != PLACE:
-            own = {k for x, k in zip(nodes, piece, strict=True) if is_traced(x) or np.ptp(x, axis=i).any()}
-            lengths = [parts[k].shape[axis] for k in own]
-            if len(own) > 1:
-                run = sum(n * n for n in lengths) / sum(lengths)
+            lengths = _lengths(aligned, i, [parts[k].shape[axis] for k in piece])
+            if len({piece[k] for k in lengths}) > 1:
+                run = sum(v * n * n for n, v in lengths.values()) / sum(v * n for n, v in lengths.values())
                 runs = runs_of({**dict(root.runs), axis: run})
                 root = dataclasses.replace(root, axes=root.axes | {axis}, runs=runs)
         roots.append(root)
@@ -71,6 +73,14 @@ def _classes(parts: Sequence[Law], axis: int) -> tuple[list[Law], list[int], lis
         laws += found
         piece += [k] * len(found)
     return laws, piece, of
+
+
+def _lengths(laws: Sequence[Law], i: int, sizes: Sequence[int]) -> dict[int, tuple[int, float]]:
+    """Of laws that vary with the root at position `i`: how long their pieces are, and how much they do."""
+    if any(is_traced(law.nodes) for law in laws):
+        return {k: (size, 1.0) for k, size in enumerate(sizes)}
+    own = [float(np.mean(squared(law.nodes - average(law, [i])))) for law in laws]
+    return {k: (sizes[k], v) for k, v in enumerate(own) if v > NOTHING * max(own)}
 
 
 def _numbers(laws: Sequence[Law]) -> tuple[tuple[float, ...], ...]:
