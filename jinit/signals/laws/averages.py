@@ -19,6 +19,8 @@ from jinit.signals.laws.runs import copies_in
 
 # A mean over more independent entries is taken to have nothing in common with any one of them.
 FEW = 64
+# Nodes for the remainder of a mean: few where it is small beside the mean, as of squares, or not known.
+COARSE, FINE = 6, 24
 # Mean squares of a gradient that differ by less, relatively, are taken as one.
 SAME = 0.01
 # The largest grid to say what it has in common on.
@@ -110,7 +112,7 @@ def forgotten(law: Law, but: Collection[Root] = ()) -> Law:
             exact = average(law, [i], nodes)
         else:
             exact = _middle(nodes, i)
-            if law.is_linear and not is_traced(nodes) and _differs(law, nodes, exact):
+            if law.is_linear and law.weights[i].size == FINE and _differs(law, nodes, exact):
                 real.append(i)
                 continue
         nodes = exact

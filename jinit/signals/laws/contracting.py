@@ -17,6 +17,7 @@ from jinit.signals.laws.align import SIZES, sizes_of
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.folding import Folds, folds_of, meeting_places
 from jinit.signals.laws.grids import grid_of, spread, union, weights_of
+from jinit.signals.laws.in_common import common_terms
 from jinit.signals.laws.law import (
     Axes,
     Law,
@@ -35,7 +36,7 @@ from jinit.signals.laws.pointwise import LAYER, LIMIT, TIDY, narrowed
 from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, sums_of, together
 from jinit.signals.laws.runs import summed as summed_reach
-from jinit.signals.laws.terms import common_terms, with_terms
+from jinit.signals.laws.terms import with_terms
 
 # Of variances: so much less than another is a rounding error.
 NOTHING = 1e-12

@@ -130,7 +130,8 @@ def normal_nodes(law: Law, position: int) -> Array | None:
     nodes, expected = gaussian(weights.size)
     if expected.size != weights.size or not np.allclose(weights, expected, atol=1e-6):
         return None
-    return xp.asarray(nodes, law.nodes.dtype).reshape(-1, *(1,) * (law.nodes.ndim - 1 - position))
+    shape = [-1 if i == position else 1 for i in range(law.nodes.ndim)]
+    return xp.asarray(nodes, law.nodes.dtype).reshape(shape)
 
 
 def normal(

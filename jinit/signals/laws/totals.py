@@ -11,16 +11,16 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, xp
-from jinit.signals.laws.averages import summed
-from jinit.signals.laws.law import Axes, Law, all_axes, average, plus_normal, squared, without
+from jinit.signals.laws.averages import COARSE, FINE, summed
+from jinit.signals.laws.law import Axes, Law, all_axes, average, constant, plus_normal, squared, without
 from jinit.signals.laws.parts import spread_by_reach
 from jinit.signals.laws.quadrature import deviations
 from jinit.signals.laws.roots import COTANGENT, DEVIATION, PLACE, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, alike_in, copies_in, runs_of
 from jinit.signals.laws.runs import summed as summed_reach
 
-# Nodes for the remainder of a sum, and the square of its deviation over its mean up to which few are enough.
-FEW, MANY, SMALL = 6, 24, 0.1
+# The square of a remainder's deviation over its mean up to which few nodes are enough.
+SMALL = 0.1
 
 
 def total(
@@ -41,6 +41,8 @@ def total(
       counts: number of terms along each axis, if not all.
       sliding: axes along which windows begin at every entry, and share most of theirs.
     """
+    if counts is None and law.is_linear and any(f <= axes for f in law.fixed_sums):
+        return constant(xp.zeros((), law.nodes.dtype), shape, law.dtype)
     n = {i: float(law.shape[i]) for i in axes} if counts is None else dict(counts)
     varying = [i for i, r in enumerate(law.roots) if r.axes & axes and (counts is None or r.kind != PLACE)]
     mean, found = spread_by_reach(law, varying)
@@ -75,9 +77,9 @@ def total(
 def _size(mean: Law, variance: Array) -> int:
     """Nodes for the remainder: few where it is small beside the mean, as of squares."""
     if is_traced(mean.nodes) or is_traced(variance):
-        return FEW
+        return COARSE
     square, spread = average(mean, of=squared(mean.nodes)), average(mean, of=variance)
-    return FEW if np.all(spread < SMALL * square) else MANY
+    return COARSE if np.all(spread < SMALL * square) else FINE
 
 
 def _is_square_deviation(law: Law, axes: Axes) -> bool:
