@@ -128,7 +128,7 @@ def normal_nodes(law: Law, position: int) -> Array | None:
     if is_traced(weights):
         return None
     nodes, expected = gaussian(weights.size)
-    if expected.size != weights.size or not np.allclose(weights, expected, atol=1e-6):
+    if expected.size != weights.size or not np.allclose(weights, expected, atol=1e-7):
         return None
     shape = [-1 if i == position else 1 for i in range(law.nodes.ndim)]
     return xp.asarray(nodes, law.nodes.dtype).reshape(shape)

@@ -39,6 +39,10 @@ class Terms:
     moves: frozenset[tuple[int, int]]
     share: float = 1.0
 
+    def along(self, axes: Axes) -> Terms:
+        """The same along these axes of the root alone."""
+        return dataclasses.replace(self, moves=frozenset(p for p in self.moves if p[1] in axes))
+
 
 def moved(terms: tuple[Terms, ...], axis_map: Sequence[Axes]) -> tuple[Terms, ...]:
     """The terms of a root whose axes stand elsewhere now."""
@@ -82,9 +86,7 @@ def _marked(out: Law, name: Hashable, found: Sequence[Terms]) -> Law:
     roots = []
     for r in out.roots:
         if r.kind in (SIGNAL, COTANGENT) and isinstance(r.name, tuple) and r.name[0] == name:
-            mine = (
-                dataclasses.replace(t, moves=frozenset(p for p in t.moves if p[1] in r.axes)) for t in found
-            )
+            mine = (t.along(r.axes) for t in found)
             r = dataclasses.replace(r, terms=_largest([*r.terms, *(t for t in mine if t.moves)]))
         roots.append(r)
     return dataclasses.replace(out, roots=tuple(roots))
@@ -120,12 +122,10 @@ def _largest(found: Sequence[Terms]) -> tuple[Terms, ...]:
 def _beside(law: Law, other: Law, how: Contraction, side: int) -> Law:
     """`law`, its sums of one set of weights only along what the other factor does not vary along."""
     still = _still(other, how, 1 - side)
-    axis_map = [to if to <= still else frozenset[int]() for to in how.axes[side]]
+    axes = frozenset(k for k, to in enumerate(how.axes[side]) if to and to <= still)
     roots = []
     for r in law.roots:
-        kept = (
-            dataclasses.replace(t, moves=frozenset(p for p in t.moves if axis_map[p[1]])) for t in r.terms
-        )
+        kept = (t.along(axes) for t in r.terms)
         roots.append(dataclasses.replace(r, terms=tuple(t for t in kept if t.moves)))
     return dataclasses.replace(law, roots=tuple(roots))
 
@@ -148,9 +148,10 @@ def _moves(terms: Terms, how: Contraction, side: int) -> frozenset[tuple[int, in
 
 def _of_one_set(terms: Terms, law: Law, i: int) -> Terms:
     """The terms along those axes along which no gradient that the root is multiplied by differs."""
-    others = [r.axes for k, r in enumerate(law.roots) if r.kind == COTANGENT and k != i]
-    along = frozenset[int]().union(*others) if law.roots[i].kind != COTANGENT else frozenset[int]()
-    return dataclasses.replace(terms, moves=frozenset(p for p in terms.moves if p[1] not in along))
+    if law.roots[i].kind == COTANGENT:
+        return terms
+    differ = frozenset[int]().union(*(r.axes for r in law.roots if r.kind == COTANGENT))
+    return terms.along(frozenset(range(len(law.shape))) - differ)
 
 
 def _linear_share(law: Law, i: int, terms: Terms) -> float:
