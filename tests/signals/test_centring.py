@@ -99,6 +99,7 @@ def agree(apply, shapes, x, variance, fields=FIELDS):
 
 
 @pytest.mark.parametrize("norm", [*(pytest.param(n, marks=pytest.mark.slow) for n in NORMS[:4]), *NORMS[4:]])
+@pytest.mark.slow
 def test_gradients_before_a_batch_norm(norm):
     """The mean of ReLU's output meets a gradient that sums to zero: else 1.47 times too much."""
 

@@ -101,6 +101,7 @@ HEAD = jax.ShapeDtypeStruct((32, 10), "float32")
 
 
 @pytest.mark.parametrize("batch", [2, 4])
+@pytest.mark.slow
 def test_a_mean_over_places_behind_a_batch_norm(batch):
     """A cotangent that all places of an example share: of so many the mean is subtracted. 1.26 for four."""
 
@@ -112,6 +113,7 @@ def test_a_mean_over_places_behind_a_batch_norm(batch):
     assert abs(found["a", "weight_gradient"] - 1) < 0.05, found
 
 
+@pytest.mark.slow
 def test_what_sums_to_zero_still_does():
     """The mean of ReLU's output meets a gradient that sums to zero, with what it has in common counted."""
 

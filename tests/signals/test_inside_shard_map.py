@@ -37,6 +37,7 @@ def test_the_share_of_one_device(name, cpus):
         np.testing.assert_allclose(found.total_square[i], expected.total_square, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_of_a_weight_that_all_devices_hold(cpus):
     """In the network's own `shard_map` every device has a part of the gradient; the record has the whole."""
     over = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,), devices=cpus[:2])

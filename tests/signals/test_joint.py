@@ -91,3 +91,20 @@ def test_the_gradient_of_a_gate_in_a_loop():
         mean = np.mean([s[name] for s in seen], axis=0)
         error = np.std([s[name] for s in seen], axis=0) / 20**0.5
         assert np.all(abs(got - mean) < 3 * error + 0.05 * mean), (name, got / mean)
+
+
+def test_what_is_made_of_one_variable_needs_nothing_else():
+    """`z sigmoid(z)`, of a sum of many roots: it was found from what `z` was made of, at few points."""
+
+    def apply(params: Any, x: Any, y: Any) -> Any:
+        return jax.nn.silu(x @ params["a"] + (y @ params["b"])[:, None]) @ params["c"]
+
+    keys = jax.random.split(jax.random.key(0), 5)
+    shapes = [(4, 36, 64), (4, 1, 64), (1, 36, 64), (1, 1, 64)]
+    x = sum((jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=False)), jnp.zeros(shapes[0]))
+    y = jax.random.normal(keys[4], (4, 64))
+    params = dict.fromkeys("abc", jax.ShapeDtypeStruct((64, 64), jnp.float32))
+    found = jinit.predict(apply, weights=lambda path: 1 / 64, backward=False)(params, x, y)
+    scale = float(jnp.sqrt(jnp.mean(x**2) + jnp.mean(y**2)))
+    square = integrate.quad(lambda z: (z * scale / (1 + np.exp(-z * scale))) ** 2 * stats.norm.pdf(z), -9, 9)
+    np.testing.assert_allclose(found["c"].input.second_moment, square[0], rtol=1e-3)

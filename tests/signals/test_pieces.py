@@ -88,6 +88,7 @@ ROWS = {
 
 
 @pytest.mark.parametrize("name", ROWS)
+@pytest.mark.slow
 def test_rows_that_come_again_are_the_same(name):
     """Of 12 positions of two kinds the mean has a variance of 1/2, not of 1/12, and so have gradients."""
     x, kinds = ROWS[name], int(ROWS[name].max()) + 1

@@ -218,6 +218,7 @@ def test_windows_of_a_pooling_lie_at_places_too(kind):
             assert abs(float(got.second_moment) - mean) < 3 * error + 0.03 * mean
 
 
+@pytest.mark.slow
 def test_in_a_long_loop_places_count_on_average():
     def apply(params: Any, x: Any) -> Any:
         def step(x: Any, kernel: Any) -> Any:

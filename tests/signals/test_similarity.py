@@ -37,6 +37,7 @@ SHAPES = {f"w{i}": jax.ShapeDtypeStruct((N, N), "float32") for i in range(DEPTH)
     ("activation", "weight", "bias"),
     [(jax.nn.relu, 2.0, 0.0), (jnp.tanh, 1.7, 0.05), (jax.nn.gelu, 1.8, 0.1)],
 )
+@pytest.mark.slow
 def test_plain_networks_follow_the_correlation_map(activation, weight, bias, similarity):
     def variance(path: str) -> float:
         return weight / N if path[0] == "w" else bias

@@ -87,6 +87,7 @@ def test_each_use_of_a_shared_weight():
     assert_moments(records["w#1"].input, jnp.tanh(X @ w))
 
 
+@pytest.mark.slow
 def test_an_embedding():
     table, ids = array(7, 4), jnp.array([[1, 1, 2], [0, 6, 1]])
     _, records = jinit.measure(lambda p, i: p["table"][i] ** 2, loss=loss)({"table": table}, ids)

@@ -103,6 +103,7 @@ def test_outputs_of_a_short_loop_come_together(monkeypatch):
 
 
 @pytest.mark.parametrize("cell", [pytest.param(nn.LSTMCell, marks=pytest.mark.slow), nn.GRUCell])
+@pytest.mark.slow
 def test_gradients_through_gates(cell):
     """Recurrent steps with weights of their own, to which theory applies: states have gates in common."""
 

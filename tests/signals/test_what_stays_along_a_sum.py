@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jinit
 
@@ -79,6 +80,7 @@ def test_gradients_of_all_tokens_add_up_whatever_the_attention():
     np.testing.assert_allclose(sums[0].second_moment, sums[1].second_moment, rtol=0.01)
 
 
+@pytest.mark.slow
 def test_what_a_residual_adds_to_gradients_that_sum_to_nothing():
     """Parts of a gradient that sum to nothing over tokens still do so beside those of a residual."""
     apply, shapes, x = attention_stack(3, 256, 4)

@@ -111,10 +111,14 @@ def canonical(
     at = places.weights_of([law])
     sizes = tuple(sizes or sizes_of(len(levels), at))
     if not at and _is_canonical(law, levels, kind, sizes) and moments is None:
-        return dataclasses.replace(law, roots=roots, is_normal=False)
+        return dataclasses.replace(law, roots=roots)
     moments = moments or level_moments(law, levels, tuple(at))
     if kind == COTANGENT:
         return _normals(moments, dict.fromkeys(roots, 2), at, law.shape, law.dtype)
+    if law.is_normal:
+        known = dict(zip(roots, sizes, strict=True))
+        out = _normals(moments, known, at, law.shape, law.dtype)
+        return dataclasses.replace(out, is_normal=True, fixed_sums=law.fixed_sums)
     flat, weights = _by_level(law, tuple(at), levels)
     rules = [gaussian(n) for n in sizes]
     shares = [np.cumsum(w) - w / 2 for _, w in rules]

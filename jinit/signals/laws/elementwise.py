@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit._compat import bind
+from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, near, xp
 from jinit.signals.laws.law import Axes, Law
 from jinit.signals.laws.masks import marked
@@ -41,7 +42,16 @@ def elementwise(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
         laws = marked(laws)
     fixed, alike = _fixed_sums(kind, laws), _alike(laws)
     found = pointwise(run, laws, outs, name, kind)
+    if _is_affine(kind, laws):
+        found = [dataclasses.replace(x, is_normal=True) for x in found]
     return [dataclasses.replace(x, alike=alike).with_sums(fixed) for x in found]
+
+
+def _is_affine(kind: str, laws: Sequence[Law]) -> bool:
+    """Whether it is a normal, times what is not random or plus that."""
+    random = [i for i, x in enumerate(laws) if places.others(x)]
+    known = kind in ("add", "add_any", "sub", "mul", "neg") or (kind == "div" and random == [0])
+    return known and len(random) == 1 and laws[random[0]].is_normal
 
 
 def on_nodes(eqn: Any, nodes: Sequence[Any]) -> list[Any]:

@@ -80,21 +80,33 @@ class Makers:
         return self.behind.get(key, frozenset([key]))
 
     def is_lost(self, key: Key, others: Collection[Key]) -> bool:
-        """Whether the law of a variable does not tell that it was made of some of these."""
-        if key in others:
-            return False
-        return any(not self.all_behind(u).isdisjoint(others) for u in self.all_behind(key) & self.parted)
+        """Whether the law of a variable does not tell what it has in common with some of these."""
+        for u in self.all_behind(key) & self.parted:
+            hidden = self.all_behind(u) - {u}
+            if any(self._meets(other, hidden, u) for other in others):
+                return True
+        return False
+
+    def _meets(self, key: Key, hidden: frozenset[Key], beside: Key) -> bool:
+        """Whether a variable was made of one of `hidden`, and not by way of `beside` alone."""
+        left, seen = [key], {beside}
+        while left:
+            key = left.pop()
+            if key in hidden:
+                return True
+            if key not in seen and not hidden.isdisjoint(self.all_behind(key)):
+                left += self.made[key].ins
+            seen.add(key)
+        return False
 
     def bases(self, keys: Sequence[Key]) -> Iterator[set[Key]]:
         """What functions of these may be found from instead, so that less is lost that they have in common.
 
         Further and further back, what was made last first, until nothing is lost.
         """
-        sets = [self.all_behind(key) for key in keys]
-        common = set().union(*(a & b for a, b in itertools.combinations(sets, 2)))
         bases = set(keys)
         while True:
-            lost = [key for key in bases if key in self.made and self.is_lost(key, (common | bases) - {key})]
+            lost = [key for key in bases if key in self.made and self.is_lost(key, bases - {key})]
             if not lost:
                 return
             last = max(lost, key=lambda key: self.made[key].order)

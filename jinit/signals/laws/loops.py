@@ -139,7 +139,10 @@ def _join(old: Value, new: Value, name: Name) -> Value:
         return Unknown("a loop carries whole numbers that depend on signals")
     form = canonical(a, levels, name, linear=a.is_linear or b.is_linear)
     form = moving.without_runs(form, frozenset(range(len(form.shape))))
-    return dataclasses.replace(form, origin=name, fixed_sums=frozenset(), parameters=frozenset())
+    normal = a.is_normal and b.is_normal
+    return dataclasses.replace(
+        form, origin=name, is_normal=normal, fixed_sums=frozenset(), parameters=frozenset()
+    )
 
 
 def _lawful(x: Value, name: Name) -> Law | Unknown:
@@ -167,6 +170,7 @@ def _like(new: Value, old: Value, name: Name) -> Value:
         nodes=out.nodes.astype(old.nodes.dtype),
         roots=old.roots,
         origin=old.origin,
+        is_normal=old.is_normal,
         fixed_sums=frozenset(),
         parameters=frozenset(),
     )

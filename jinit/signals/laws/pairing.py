@@ -67,15 +67,16 @@ def lattice(count: int, dimensions: int) -> np.ndarray:
     """The middles of `count` equal parts of the unit interval, in an order of its own for each dimension.
 
     Shifted lattices, `(k z + s) mod count`, of which each dimension takes one of those that leave its normal
-    scores, and their squares, least correlated with those of the dimensions before.
+    scores, and their squares, least correlated with those of the dimensions before. Of an odd count each is
+    symmetric, so that sums of symmetric variables are: what is skewed a little would add up over layers.
     """
     k = np.arange(count)
     if dimensions < 2:
         return (k[None] + 0.5)[:dimensions] / count
     before, scores = lattice(count, dimensions - 1), _scores(count)
     random = np.random.default_rng(dimensions)
-    factors, shifts = random.integers(1, count, TRIES), random.integers(0, count, TRIES)
-    orders = (np.outer(factors, k) + shifts[:, None]) % count
+    factors = random.integers(1, count, TRIES)
+    orders = (np.outer(factors, k - count // 2) + count // 2) % count
     taken = scores[:, (before * count).astype(int)].reshape(-1, count)
     far = abs(scores[:, orders] @ taken.T).max((0, 2))
     return np.concatenate([before, (orders[[np.argmin(far)]] + 0.5) / count])
