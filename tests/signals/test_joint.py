@@ -108,3 +108,21 @@ def test_what_is_made_of_one_variable_needs_nothing_else():
     scale = float(jnp.sqrt(jnp.mean(x**2) + jnp.mean(y**2)))
     square = integrate.quad(lambda z: (z * scale / (1 + np.exp(-z * scale))) ** 2 * stats.norm.pdf(z), -9, 9)
     np.testing.assert_allclose(found["c"].input.second_moment, square[0], rtol=1e-3)
+
+
+def test_what_passes_one_activation_passes_the_other():
+    """Where `h` is positive so is `h + x`, of `x` that is not negative: half of the gradient comes back."""
+
+    def block(params: Any, x: Any, skipped: Any) -> Any:
+        return jax.nn.relu(jax.nn.relu(jax.nn.relu(x @ params["a"]) @ params["b"]) + skipped)
+
+    def apply(params: Any, x: Any) -> Any:
+        x = block(params["first"], x, x @ params["skip"])
+        return block(params["second"], x, x) @ params["out"]
+
+    shape = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+    params = {"first": dict.fromkeys("ab", shape), "second": dict.fromkeys("ab", shape)}
+    params |= dict.fromkeys(["skip", "out"], shape)
+    inputs = jax.random.normal(jax.random.key(0), (8, 32, 64))
+    found = jinit.predict(apply, weights=lambda path: 2 / 64)(params, inputs)
+    np.testing.assert_allclose(found["second/b"].cotangent.second_moment, 0.5 * 2, rtol=0.03)

@@ -17,7 +17,7 @@ WIDTH, KEPT, LAYERS = 64, 0.95, 40
 
 
 def second_moments() -> list[float]:
-    """Of `c ← 0.95 c + relu(c) w`, of which half is what `relu` leaves, with weights of variance 2/(width q)."""
+    """Of `c ← 0.95 c + relu(c) w` with weights of variance `2 / (width q)`; `relu` leaves half of it."""
     found = [1.0]
     for _ in range(LAYERS):
         found.append(KEPT**2 * found[-1] + 1)

@@ -156,7 +156,7 @@ def _is_of_entries(eqn: Any, ins: Sequence[Value]) -> bool:
     if not any(isinstance(x, Law) for x in ins) or not all(isinstance(x, (Law, Held)) for x in ins):
         return False
     kind = eqn.primitive.name
-    return (kind not in RULES or kind in COPIES) and kind != "select_n" and is_elementwise(eqn)
+    return (kind not in RULES or kind in COPIES) and is_elementwise(eqn)
 
 
 def _alive(jaxpr: Any) -> list[tuple[int, Any]]:
