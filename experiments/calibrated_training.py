@@ -62,6 +62,7 @@ def methods(apply: Callable[..., Any], x: jax.Array, labels: jax.Array) -> dict[
         "LeCun (Flax)": default,
         "He": jinit.he_normal(),
         "lsuv": [default, on_batch(jinit.lsuv(apply))],
+        "autoinit": [default, on_batch(jinit.autoinit(apply))],
         "orthogonal, lsuv": [jinit.orthogonal(), on_batch(jinit.lsuv(apply))],
         "lsuv by unit, centered": [default, on_batch(jinit.lsuv(apply, per_unit=True, center=True))],
         "equalize": [default, on_batch(jinit.equalize(apply))],

@@ -106,6 +106,7 @@ def test_too_small_vanishes_and_does_not_learn(digits):
     assert losses[-20:].mean() > 0.98 * CHANCE
 
 
+@pytest.mark.slow
 def test_too_large_explodes(digits):
     model = MLP(8, 64, nn.relu, jinit.normal(1.0))
     assert gradient_ratio(model, digits) > 1e6

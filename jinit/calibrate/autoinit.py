@@ -7,16 +7,16 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 
-from jinit._errors import message
 from jinit._typing import Array, PyTree, at_least_float32
+from jinit.calibrate.arguments import check_arrays
 from jinit.calibrate.lsuv import replaced
 from jinit.calibrate.passes import changed_leaves, make_plan, records_of, run_pass
 from jinit.calibrate.rescaler import Found, Rescaler
-from jinit.calibrate.targets import Choice, Target, check_target, targets_of
+from jinit.calibrate.solve import obstacle_to
+from jinit.calibrate.targets import Choice, Target, check_target, is_chosen, targets_of
 from jinit.jaxprs.sites import analyse_sites
 from jinit.jaxprs.tracing import check_call, split, trace
 from jinit.signals.laws.interpret import MomentRule
@@ -86,14 +86,13 @@ def autoinit(
 
     def calibrated(params: PyTree, *inputs: Any, **kwargs: Any) -> tuple[PyTree, Records]:
         signature, arrays = split(params, inputs, kwargs)
-        if any(isinstance(x, jax.ShapeDtypeStruct) for x in arrays[: signature.num_params]):
-            must, advice = "`params` must hold arrays, whose moments count", "Draw them with `jinit.init`."
-            raise ValueError(message(_CALLER, must, "a `jax.ShapeDtypeStruct`", advice))
+        check_arrays(signature, arrays[: signature.num_params], _CALLER)
         program = trace(apply, signature, arrays, caller=_CALLER)
         analysis = analyse_sites(program)
         stops = analysis.sites.sites
         plan = make_plan(
-            program, analysis, targets_of(target, sites, stops, _CALLER), per_unit=False, center=False,
+            program, analysis, targets_of(target, sites, stops, _CALLER),
+            chosen=functools.partial(is_chosen, target, sites), per_unit=False, center=False,
             iterate=False, max_passes=1, batched=False,
         )  # fmt: skip
         on_laws = dataclasses.replace(
@@ -137,11 +136,14 @@ class Expected(Rescaler):
         station, target = self.stations[index], self.targets[index]
         assert target is not None
         factor = jnp.sqrt((target - b_variance) / variance)
-        factor = jnp.where(jnp.isfinite(factor) & (variance > 0), factor, jnp.ones_like(factor))
+        valid = jnp.isfinite(factor) & (variance > 0)
+        factor = jnp.where(valid, factor, jnp.ones_like(factor))
+        obstacle = obstacle_to(valid, variance <= 0, variance + b_variance)
 
         def scaled(s: Array) -> Moments:
             moved = s * mean + station.sign * b_mean
             return self._moments(station, x.size, moved, jnp.square(s) * variance + b_variance)
 
         before, after = scaled(jnp.ones_like(factor)), scaled(factor)
-        return x * factor.astype(x.dtype), None, Found(after, before, jnp.log(factor))
+        found = Found(after, before, jnp.log(factor), obstacle=obstacle)
+        return x * factor.astype(x.dtype), None, found

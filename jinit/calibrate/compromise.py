@@ -12,9 +12,13 @@ import jax.numpy as jnp
 
 from jinit._errors import message
 from jinit._typing import Array, Key, PyTree
+from jinit.calibrate.arguments import check_arrays, check_loss_of_outputs, cotangent_key
 from jinit.calibrate.lsuv import replaced
 from jinit.calibrate.passes import changed_leaves, make_plan, records_of, run_pass
-from jinit.calibrate.targets import Choice, Target, check_target, targets_of
+from jinit.calibrate.rescaler import Found
+from jinit.calibrate.solve import NO_GRADIENT
+from jinit.calibrate.targets import Choice, Target, check_target, is_chosen, targets_of
+from jinit.initializers._arguments import number
 from jinit.jaxprs.sites import Site, analyse_sites
 from jinit.jaxprs.tracing import Program, Signature, check_call, split, trace
 from jinit.jaxprs.walk import walk
@@ -56,12 +60,13 @@ def compromise(
 
     Returns:
       A function `(params, *inputs, **kwargs) -> (params, records)`, as that of `jinit.lsuv`. Sites that
-      cannot be set exactly stay as they are, and the records say why. Where no gradient can be followed
-      (lookups, functions with their own derivative) the forward direction decides. `output` is measured with
-      the new parameters.
+      cannot be set exactly stay as they are, and the records say why; so do those where one of the two has
+      nothing to ask for: zero variance, a zero gradient, NaN. Where no gradient can be followed (lookups,
+      functions with their own derivative) the forward direction decides. `output` is measured with the new
+      parameters.
 
     Raises:
-      TypeError: `apply` is no function, `target` or `sites` are of the wrong kind.
+      TypeError: `apply` or `loss` is no function, `target`, `sites` or `key` are of the wrong kind.
       ValueError: `backward_share` is outside of [0, 1], a target is not positive, a pattern fits no site.
 
     Example:
@@ -79,7 +84,8 @@ def compromise(
     caller = "jinit.compromise(...)"
     check_call(apply, caller=caller)
     check_target(target, sites, caller)
-    if not 0 <= backward_share <= 1:
+    check_loss_of_outputs(caller, loss)
+    if not 0 <= number(caller, "backward_share", backward_share) <= 1:
         must = "`backward_share` must lie between 0 and 1"
         raise ValueError(message(caller, must, f"backward_share={backward_share}", "One half is the middle."))
 
@@ -92,6 +98,7 @@ def compromise(
             program,
             analysis,
             targets,
+            chosen=functools.partial(is_chosen, target, sites),
             per_unit=False,
             center=False,
             iterate=False,
@@ -100,11 +107,7 @@ def compromise(
         )
         asked = _backward(program, analysis.sites.sites, arrays, loss, key, caller)
         found = run_pass(plan, arrays, exact=True)
-        for index, part in enumerate(found):
-            if part.log_factor is not None and index in asked:
-                mixed = (1 - backward_share) * part.log_factor + backward_share * asked[index]
-                mixed = jnp.where(jnp.isfinite(mixed), mixed, part.log_factor)
-                found[index] = dataclasses.replace(part, log_factor=mixed)
+        found = [_mixed(part, asked.get(index), backward_share) for index, part in enumerate(found)]
         changed = changed_leaves(plan, arrays, None, found)
         checked = run_pass(plan, [changed.get(i, x) for i, x in enumerate(arrays)], exact=False)
         unset = dataclasses.replace(plan, targets=[None] * len(targets))
@@ -112,10 +115,23 @@ def compromise(
 
     def compromised(params: PyTree, *inputs: Any, **kwargs: Any) -> tuple[PyTree, Records]:
         signature, arrays = split(params, inputs, kwargs)
-        changed, records = run(signature, arrays, jax.random.key(0) if key is None else key)
+        check_arrays(signature, arrays, caller)
+        changed, records = run(signature, arrays, cotangent_key(caller, key))
         return replaced(signature, arrays, changed), records
 
     return compromised
+
+
+def _mixed(forward: Found, backward: Array | None, share: float) -> Found:
+    """What one pass found, with the factor between both directions; one where a direction asks for none."""
+    if forward.log_factor is None or forward.obstacle is None or backward is None or not share:
+        return forward
+    obstacle = forward.obstacle if share < 1 else jnp.zeros_like(forward.obstacle)
+    lost = ~jnp.isfinite(backward) & (obstacle == 0)
+    obstacle = jnp.where(lost, jnp.asarray(NO_GRADIENT, obstacle.dtype), obstacle)
+    factor = (1 - share) * forward.log_factor + share * backward
+    factor = jnp.where(obstacle == 0, factor, jnp.zeros_like(factor))
+    return dataclasses.replace(forward, log_factor=factor, obstacle=obstacle)
 
 
 def _backward(

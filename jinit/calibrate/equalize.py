@@ -12,12 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jinit._errors import message
 from jinit._typing import Array, Key, PyTree
+from jinit.calibrate.arguments import check_arrays, check_flags, check_loss_of_outputs, cotangent_key
 from jinit.calibrate.lsuv import replaced
 from jinit.calibrate.order import in_order
 from jinit.calibrate.passes import Plan, changed_leaves, make_plan, records_of, run_pass
-from jinit.calibrate.targets import Choice, check_target, targets_of
+from jinit.calibrate.rescaler import Found
+from jinit.calibrate.solve import NO_GRADIENT
+from jinit.calibrate.targets import Choice, check_target, is_chosen, targets_of
+from jinit.initializers._arguments import count
 from jinit.jaxprs.sites import analyse_sites
 from jinit.jaxprs.tracing import Signature, check_call, split, trace
 from jinit.signals.observe import Gauge, observe
@@ -59,11 +62,11 @@ def equalize(
 
     Returns:
       A function `(params, *inputs, **kwargs) -> (params, records)`, as that of `jinit.lsuv`. Sites that
-      cannot be set exactly stay as they are, and the records say why. `factor` and `output.variance` tell
-      what was chosen.
+      cannot be set exactly stay as they are, and the records say why, as they do where the gradient is zero
+      or no number. `factor` and `output.variance` tell what was chosen.
 
     Raises:
-      TypeError: `apply` is no function.
+      TypeError: `apply` or `loss` is no function, `key` no key, an option no boolean or whole number.
       ValueError: `passes` is less than one; a pattern fits no site; `params` is empty.
 
     Example:
@@ -86,8 +89,9 @@ def equalize(
     caller = "jinit.equalize(...)"
     check_call(apply, caller=caller)
     check_target(1.0, sites, caller)
-    if passes < 1:
-        raise ValueError(message(caller, "`passes` must be at least 1", f"passes={passes}", "Ten is plenty."))
+    check_flags(caller, per_unit=per_unit, center=center)
+    count(caller, "passes", passes)
+    check_loss_of_outputs(caller, loss)
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(signature: Signature, arrays: list[Array], key: Key) -> tuple[dict[int, Array], Records]:
@@ -98,6 +102,7 @@ def equalize(
             program,
             analysis,
             targets,
+            chosen=functools.partial(is_chosen, 1.0, sites),
             per_unit=per_unit,
             center=center,
             iterate=False,
@@ -115,10 +120,19 @@ def equalize(
 
     def equalized(params: PyTree, *inputs: Any, **kwargs: Any) -> tuple[PyTree, Records]:
         signature, arrays = split(params, inputs, kwargs)
-        changed, records = run(signature, arrays, jax.random.key(0) if key is None else key)
+        check_arrays(signature, arrays, caller)
+        changed, records = run(signature, arrays, cotangent_key(caller, key))
         return replaced(signature, arrays, changed), records
 
     return equalized
+
+
+def _told(part: Found, step: int, known: Array) -> Found:
+    """What a pass found, with the word that the rate is none at one step of the scans around the site."""
+    assert part.obstacle is not None
+    flat = part.obstacle.reshape(-1)
+    met = jnp.where(known | (flat[step] != 0), flat[step], jnp.asarray(NO_GRADIENT, flat.dtype))
+    return dataclasses.replace(part, obstacle=flat.at[step].set(met).reshape(part.obstacle.shape))
 
 
 class _Best(NamedTuple):
@@ -126,6 +140,7 @@ class _Best(NamedTuple):
 
     logs: Array
     spread: Array
+    known: Array  # whether each rate is a positive number
     step: Array  # from the best
     size: Array
 
@@ -144,25 +159,28 @@ def _search(
             values[i] = values[i].at[k].set(logs[number])
         return {i: jnp.exp(v).reshape(sites[i].lengths) for i, v in values.items()}
 
-    def log_rates(logs: Array) -> Array:
+    def log_rates(logs: Array) -> tuple[Array, Array]:
         found = run_pass(plan, arrays, exact=True, multiples=multiples(logs))
         changed = changed_leaves(plan, arrays, None, found)
         seen = rates([changed.get(i, x) for i, x in enumerate(arrays)])
         c = jnp.stack([jnp.log(seen[i]).reshape(-1)[k] for i, k in order])
-        return jnp.where(jnp.isfinite(c), c, jnp.mean(c, where=jnp.isfinite(c)))
+        known = jnp.isfinite(c)
+        return jnp.where(known, c, jnp.mean(c, where=known)), known
 
     def improve(_: Any, best: _Best) -> _Best:
         logs = best.logs + best.size * best.step
-        c = log_rates(logs)
+        c, known = log_rates(logs)
         spread = jnp.var(c)
         step = jnp.where(free, 0.5 * jnp.cumsum(c - jnp.mean(c)), 0.0)
-        better = _Best(logs, spread, step, jnp.minimum(1.0, 2 * best.size))
+        better = _Best(logs, spread, known, step, jnp.minimum(1.0, 2 * best.size))
         worse = best._replace(size=best.size / 2)
         return jax.tree.map(lambda a, b: jnp.where(spread < best.spread, a, b), better, worse)
 
     zeros = jnp.zeros(len(order))
-    start = _Best(zeros, jnp.full((), jnp.inf), zeros, jnp.ones(()))
+    start = _Best(zeros, jnp.full((), jnp.inf), zeros != 0, zeros, jnp.ones(()))
     best = lax.fori_loop(0, passes, improve, start) if order else start
     found = run_pass(plan, arrays, exact=True, multiples=multiples(best.logs))
+    for number, (i, k) in enumerate(order):
+        found[i] = _told(found[i], k, best.known[number])
     unset = dataclasses.replace(plan, targets=[None] * len(sites))
     return changed_leaves(plan, arrays, None, found), records_of(unset, arrays, None, found, None)

@@ -13,9 +13,10 @@ from jax import lax
 
 from jinit._errors import message
 from jinit._typing import Array, PyTree
-from jinit.calibrate.learn import LearnedScales, Scales, check_loss, chosen_paths, learn, operations, scaled
+from jinit.calibrate.arguments import check_arrays, check_batches, check_flags, check_positive, check_search
+from jinit.calibrate.learn import LearnedScales, Scales, check_loss, chosen_paths, learn, scaled
 from jinit.calibrate.lsuv import replaced
-from jinit.calibrate.metainit import check_steps
+from jinit.calibrate.operations import operations
 from jinit.jaxprs.tracing import Signature, split
 from jinit.signals.observe import inexact
 
@@ -65,8 +66,9 @@ def gradinit(
       broken.
 
     Raises:
+      TypeError: `loss` is no function, `optimizer` none of optax, an option of the wrong kind.
       ValueError: a number is not positive, `rule` is unknown, a pattern fits nothing, the loss is no single
-      number.
+      number, with `batches=True` the inputs do not hold equally many.
 
     Example:
       >>> import jax, jax.numpy as jnp, jinit
@@ -85,11 +87,12 @@ def gradinit(
       efficient training*, 2021, algorithm 1. There the second batch overlaps the first by half.
     """
     caller = "jinit.gradinit(...)"
-    check_steps(steps, patience, caller)
-    _check(caller, step_size=step_size, max_norm=max_norm, floor=floor, learning_rate=learning_rate)
+    check_search(caller, loss, steps, patience, optimizer, parameters)
+    check_positive(caller, step_size=step_size, max_norm=max_norm, floor=floor, learning_rate=learning_rate)
+    check_flags(caller, batches=batches)
     if rule not in ("sgd", "sign"):
         raise ValueError(message(caller, '`rule` must be "sgd" or "sign"', f"rule={rule!r}"))
-    outer = optimizer or optax.adam(learning_rate)
+    outer = optax.adam(learning_rate) if optimizer is None else optimizer
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(signature: Signature, arrays: list[Array]) -> tuple[dict[int, Array], LearnedScales]:
@@ -104,13 +107,17 @@ def gradinit(
             objective, start, outer, steps=steps, patience=patience, floor=floors, keep_best=not batches
         )
         zero = jnp.zeros((), jnp.int32)
-        ratio = operations(objective, start, zero) / operations(value, arrays[:num_params], zero)
+        once = operations(value, arrays[:num_params], zero) or jnp.nan
+        ratio = operations(objective, start, zero) / once
         new = scaled(arrays, chosen, scales)
         learned = LearnedScales(scales, values, taken, taken.astype(jnp.float32) * ratio)
         return {i: new[i] for i in chosen.values()}, learned
 
     def calibrated(params: PyTree, *inputs: Any, **kwargs: Any) -> tuple[PyTree, LearnedScales]:
         signature, arrays = split(params, inputs, kwargs)
+        check_arrays(signature, arrays, caller)
+        if batches:
+            check_batches(arrays[signature.num_params :], caller)
         changed, learned = run(signature, arrays)
         return replaced(signature, arrays, changed), learned
 
@@ -178,9 +185,3 @@ def _objective(
         return lax.cond(size > max_norm, lower_norm, lower_loss)
 
     return objective
-
-
-def _check(caller: str, **numbers: float) -> None:
-    for name, value in numbers.items():
-        if not value > 0:
-            raise ValueError(message(caller, f"`{name}` must be positive", f"{name}={value}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +32,9 @@ class LearnedScales:
       scales: path of each parameter -> what it was multiplied with.
       values: objective before each step, shape `[steps]`; NaN once it had stopped.
       steps: how many steps were taken.
-      forward_passes: cost of the whole search in forward passes of the loss, by floating-point operations as
-        XLA counts them (the body of a loop once, of a branch both ways).
+      forward_passes: cost of the whole search in forward passes of the loss, by the floating-point operations
+        of the traced programs: every step of a `scan` counts, the body of a `while_loop` in the loss once,
+        of a `cond` the most expensive branch. NaN where that cannot be told.
 
     Example:
       >>> import jax, jax.numpy as jnp, jinit
@@ -134,13 +135,6 @@ def learn(
     use_best = jnp.isfinite(end.best_value) & keep_best
     scales = jax.tree.map(lambda a, b: jnp.where(use_best, a, b), end.best, end.scales)
     return scales, end.values, end.step
-
-
-def operations(function: Callable[..., Any], *args: Any) -> float:
-    """Floating-point operations of a function as XLA counts them, loops once; NaN if it does not tell."""
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
-    found = jax.jit(function).lower(*shapes).cost_analysis()
-    return float((found or {}).get("flops", float("nan")))
 
 
 def check_loss(value: Array, caller: str) -> Array:

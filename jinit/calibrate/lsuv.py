@@ -13,9 +13,11 @@ from jax.core import Tracer
 
 from jinit._errors import message
 from jinit._typing import Array, PyTree
+from jinit.calibrate.arguments import check_arrays, check_batches, check_flags
 from jinit.calibrate.calibration import Calibration
 from jinit.calibrate.passes import Plan, calibrate, make_plan
-from jinit.calibrate.targets import Choice, Target, check_target, targets_of
+from jinit.calibrate.targets import Choice, Target, check_target, is_chosen, targets_of
+from jinit.initializers._arguments import count
 from jinit.jaxprs.sites import analyse_sites
 from jinit.jaxprs.tracing import Signature, check_call, split, trace
 from jinit.signals.records import Records
@@ -68,15 +70,15 @@ def lsuv(
 
     Returns:
       A function `(params, *inputs, **kwargs) -> (params, records)`, to be called as `apply` is, under
-      `jax.jit` or not. `params` has the same tree, dtypes, shardings and boxes, and leaves that did not
-      change are the same objects; `records` maps site names to a `jinit.Calibration` each: before, after,
+      `jax.jit` or not. `params` has the same tree, dtypes, shardings and boxes, and leaves that no site
+      scales are the same objects; `records` maps site names to a `jinit.Calibration` each: before, after,
       factor, and the `problem` if any. Under `jax.jit` a problem that only the values show is in the records,
       not an error.
 
     Raises:
-      TypeError: `apply` is no function, `target` or `sites` are of the wrong kind.
-      ValueError: a target is not positive, a pattern fits no site, `params` is empty; with `inexact="error"`
-        a site cannot be set.
+      TypeError: `apply` is no function, `target` or `sites` are of the wrong kind, an option is no boolean.
+      ValueError: a target is not positive, a pattern fits no site, `params` is empty or holds shapes,
+        `max_passes` is less than one; with `inexact="error"` a site cannot be set.
 
     Example:
       >>> import flax.linen as nn, jax, jinit
@@ -97,6 +99,8 @@ def lsuv(
     caller = "jinit.lsuv(...)"
     check_call(apply, caller=caller)
     check_target(target, sites, caller)
+    check_flags(caller, per_unit=per_unit, center=center, batches=batches, verify=verify)
+    count(caller, "max_passes", max_passes)
     if inexact not in ("error", "skip", "iterate"):
         must = '`inexact` must be "error", "skip" or "iterate"'
         raise ValueError(message(caller, must, f"inexact={inexact!r}"))
@@ -111,8 +115,9 @@ def lsuv(
         program = trace(apply, signature, one, caller=caller)
         analysis = analyse_sites(program)
         plan = make_plan(
-            program, analysis, targets_of(target, sites, analysis.sites.sites, caller), per_unit=per_unit,
-            center=center, iterate=inexact == "iterate", max_passes=max_passes, batched=batches,
+            program, analysis, targets_of(target, sites, analysis.sites.sites, caller),
+            chosen=functools.partial(is_chosen, target, sites), per_unit=per_unit, center=center,
+            iterate=inexact == "iterate", max_passes=max_passes, batched=batches,
         )  # fmt: skip
         if inexact == "error":
             _raise_inexact(plan, caller)
@@ -120,8 +125,9 @@ def lsuv(
 
     def calibrated(params: PyTree, *inputs: Any, **kwargs: Any) -> tuple[PyTree, Records]:
         signature, arrays = split(params, inputs, kwargs)
+        check_arrays(signature, arrays, caller)
         if batches:
-            _check_batches(arrays[signature.num_params :], caller)
+            check_batches(arrays[signature.num_params :], caller)
         changed, records = run(signature, arrays)
         if inexact == "error":
             _raise_problems(records, caller)
@@ -147,18 +153,11 @@ def _like(new: Array, old: Any) -> Any:
     return jax.device_put(new, old.sharding) if old.committed else jnp.asarray(np.asarray(new))
 
 
-def _check_batches(inputs: list[Array], caller: str) -> None:
-    sizes = {jnp.shape(x)[:1] for x in inputs}
-    if len(sizes) != 1 or () in sizes:
-        shapes = ", ".join(str(jnp.shape(x)) for x in inputs) or "no input"
-        must = "with `batches=True` every input array must have a leading axis, one entry a batch"
-        raise ValueError(message(caller, must, shapes, "Stack the batches: `jnp.stack([x1, x2])`."))
-
-
 def _raise_inexact(plan: Plan, caller: str) -> None:
     sites = zip(plan.analysis.sites.sites, plan.knobs.knobs, strict=True)
     reasons = {site.names[0]: knob.reason for site, knob in sites if knob.reason}
-    reasons.update({path: f"not followed: {why}" for path, why in plan.analysis.sites.not_followed.items()})
+    missed = plan.analysis.sites.not_followed
+    reasons.update({path: f"not followed: {why}" for path, why in missed.items() if path in plan.unset})
     _raise(reasons, caller)
 
 

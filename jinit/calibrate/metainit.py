@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jinit._errors import message
 from jinit._typing import Array, PyTree, at_least_float32
-from jinit.calibrate.learn import LearnedScales, Scales, check_loss, chosen_paths, learn, operations, scaled
+from jinit.calibrate.arguments import check_arrays, check_loss_of_params, check_positive, check_search
+from jinit.calibrate.learn import LearnedScales, Scales, check_loss, chosen_paths, learn, scaled
 from jinit.calibrate.lsuv import replaced
-from jinit.jaxprs.tracing import Signature, split
+from jinit.calibrate.operations import operations
+from jinit.initializers._arguments import number
+from jinit.jaxprs.tracing import Signature, check_params, split
 from jinit.signals.observe import inexact
 
 
@@ -36,7 +38,8 @@ def gradient_quotient(loss: Callable[..., Array], *, epsilon: float = 1e-5) -> C
       differentiated.
 
     Raises:
-      ValueError: `epsilon` is not positive; the loss is no single number.
+      TypeError: `loss` is no function.
+      ValueError: `epsilon` is not positive; `params` is empty; the loss is no single number.
 
     Example:
       >>> import jax.numpy as jnp, jinit
@@ -48,11 +51,12 @@ def gradient_quotient(loss: Callable[..., Array], *, epsilon: float = 1e-5) -> C
       Dauphin and Schoenholz, *MetaInit: Initializing learning by learning to initialize*, 2019, §3.
     """
     caller = "jinit.gradient_quotient(...)"
-    if not epsilon > 0:
-        raise ValueError(message(caller, "`epsilon` must be positive", f"epsilon={epsilon}", "Such as 1e-5."))
+    check_loss_of_params(caller, loss)
+    check_positive(caller, epsilon=epsilon)
 
     def quotient(params: PyTree, *inputs: Any, **kwargs: Any) -> Array:
         signature, arrays = split(params, inputs, kwargs)
+        check_params(signature, caller=caller)
         return _quotient(loss, signature, arrays, epsilon, caller)
 
     return quotient
@@ -114,8 +118,9 @@ def metainit(
       parameters with the lowest quotient met. The inputs may be noise: the method needs no data.
 
     Raises:
-      ValueError: `steps` or `patience` is less than one; a pattern fits nothing; the loss is no single
-      number.
+      TypeError: `loss` is no function, `optimizer` none of optax, a number of the wrong kind.
+      ValueError: `steps` or `patience` is less than one; `learning_rate` or `epsilon` is not positive; a
+      pattern fits nothing; the loss is no single number.
 
     Example:
       >>> import jax, jax.numpy as jnp, jinit
@@ -137,10 +142,9 @@ def metainit(
       given, the best are kept, and a norm never falls under a thousandth of where it began.
     """
     caller = "jinit.metainit(...)"
-    check_steps(steps, patience, caller)
-    rule = optimizer or optax.chain(
-        optax.scale_by_sign(), optax.trace(momentum), optax.scale_by_learning_rate(learning_rate)
-    )
+    check_search(caller, loss, steps, patience, optimizer, parameters)
+    check_positive(caller, learning_rate=learning_rate, epsilon=epsilon)
+    rule = _signed(learning_rate, number(caller, "momentum", momentum, minimum=0), optimizer)
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(signature: Signature, arrays: list[Array]) -> tuple[dict[int, Array], LearnedScales]:
@@ -160,7 +164,7 @@ def metainit(
             objective, sizes, rule, steps=steps, patience=patience, floor=floor, keep_best=True
         )
         scales = {path: n / sizes[path] for path, n in norms.items()}
-        once = operations(lambda a: _call(loss, signature, a, {}), arrays)
+        once = operations(lambda a: _call(loss, signature, a, {}), arrays) or jnp.nan
         each = operations(lambda n, a: objective(n, 0), sizes, arrays)
         learned = LearnedScales(scales, values, taken, taken.astype(jnp.float32) * (each / once))
         new = scaled(arrays, chosen, scales)
@@ -168,20 +172,23 @@ def metainit(
 
     def calibrated(params: PyTree, *inputs: Any, **kwargs: Any) -> tuple[PyTree, LearnedScales]:
         signature, arrays = split(params, inputs, kwargs)
+        check_arrays(signature, arrays, caller)
         changed, learned = run(signature, arrays)
         return replaced(signature, arrays, changed), learned
 
     return calibrated
 
 
+def _signed(
+    learning_rate: float, momentum: float, optimizer: optax.GradientTransformation | None
+) -> optax.GradientTransformation:
+    if optimizer is not None:
+        return optimizer
+    rate = optax.scale_by_learning_rate(learning_rate)
+    return optax.chain(optax.scale_by_sign(), optax.trace(momentum), rate)
+
+
 def _norm(x: Array) -> Array:
     """Euclidean norm; one for zeros, which stay zero at every scale."""
     norm = jnp.sqrt(jnp.sum(jnp.square(jnp.abs(x.astype(at_least_float32(x.dtype)))))).astype(jnp.float32)
     return jnp.where(norm > 0, norm, jnp.ones_like(norm))
-
-
-def check_steps(steps: int, patience: int, caller: str) -> None:
-    """Raise unless both are at least one."""
-    for name, value in (("steps", steps), ("patience", patience)):
-        if value < 1:
-            raise ValueError(message(caller, f"`{name}` must be at least 1", f"{name}={value}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,7 @@ class Plan:
     max_passes: int
     batched: bool
     center: bool
+    unset: frozenset[str]  # paths of the parameters chosen that could not be followed, and that nothing sets
 
     def is_exact(self, index: int) -> bool:
         """Whether a site is rescaled in flight."""
@@ -48,17 +50,20 @@ def make_plan(
     analysis: Analysis,
     targets: list[float | None],
     *,
+    chosen: Callable[[str], bool],
     per_unit: bool,
     center: bool,
     iterate: bool,
     max_passes: int,
     batched: bool,
 ) -> Plan:
-    """Decide what is rescaled by what."""
+    """Decide what is rescaled by what; `chosen` tells it for parameters that have no site."""
     knobs = find_knobs(program, analysis, [t is not None for t in targets], per_unit)
     biases: list[Bias | None] = [None] * len(targets)
     iterate = iterate and knobs.num_groups > 0
-    plan = Plan(program, analysis, targets, knobs, biases, iterate, max_passes, batched, center)
+    scaled = {program.paths[leaf] for knob in knobs.knobs if not knob.reason for leaf in knob.exponents}
+    unset = frozenset(path for path in analysis.sites.not_followed if chosen(path) and path not in scaled)
+    plan = Plan(program, analysis, targets, knobs, biases, iterate, max_passes, batched, center, unset)
     if center:
         shapes = [tuple(v.aval.shape) for v in program.jaxpr.invars[: len(program.paths)]]
         entries = Entries(analysis.graph, analysis.flow, shapes, scaled=False)
@@ -73,14 +78,17 @@ def make_plan(
 
 def calibrate(plan: Plan, arrays: list[Array], *, verify: bool) -> tuple[dict[int, Array], Records]:
     """The leaves that changed, by index, and the records."""
-    log_scales, found = _iterate(plan, arrays) if plan.iterate else (None, run_pass(plan, arrays, exact=True))
+    if plan.iterate:
+        log_scales, found, passes = _iterate(plan, arrays)
+    else:
+        log_scales, found, passes = None, run_pass(plan, arrays, exact=True), None
     changed = changed_leaves(plan, arrays, log_scales, found)
     checked = None
     if verify:
         # Behind a barrier: XLA for GPU leaves out a rounding to few bits and back.
         after = [lax.optimization_barrier(changed[i]) if i in changed else x for i, x in enumerate(arrays)]
         checked = run_pass(plan, after, exact=False)
-    return changed, records_of(plan, arrays, log_scales, found, checked)
+    return changed, records_of(plan, arrays, log_scales, found, checked, passes)
 
 
 def run_pass(
@@ -128,8 +136,8 @@ def _over_batches(part: Found) -> Found:
     return dataclasses.replace(sums, unit_error=jnp.max(part.unit_error, axis=0))
 
 
-def _iterate(plan: Plan, arrays: list[Array]) -> tuple[Array, list[Found]]:
-    """Passes until the sites that share a factor have their target on average."""
+def _iterate(plan: Plan, arrays: list[Array]) -> tuple[Array, list[Found], Array]:
+    """Passes until the sites that share a factor have their target on average, and how many those were."""
 
     def evaluate(log_scales: Array) -> tuple[Array, list[Found]]:
         found = run_pass(plan, _scaled(plan, arrays, log_scales), exact=True)
@@ -204,13 +212,18 @@ def times(x: Array, factor: Array) -> Array:
 
 
 def records_of(
-    plan: Plan, arrays: list[Array], log_scales: Array | None, found: list[Found], checked: list[Found] | None
+    plan: Plan,
+    arrays: list[Array],
+    log_scales: Array | None,
+    found: list[Found],
+    checked: list[Found] | None,
+    passes: Array | None = None,
 ) -> Records:
     """The records of a calibration."""
     records = Records()
     reached = None if log_scales is None else _reached(plan, found if checked is None else checked)
     for index, site in enumerate(plan.analysis.sites.sites):
-        knob, part = plan.knobs.knobs[index], found[index]
+        knob, bias, part = plan.knobs.knobs[index], plan.biases[index], found[index]
         last = part if checked is None else checked[index]
         factor = None
         if part.log_factor is not None:
@@ -223,24 +236,21 @@ def records_of(
             before=part.before,
             factor=factor,
             target=plan.targets[index],
-            changed=_paths(plan, index, log_scales),
+            scales=tuple(plan.program.paths[i] for i in knob.exponents),
+            shifts=() if bias is None else (plan.program.paths[bias.leaf],),
+            shifted=None if part.shift is None else jnp.any(part.shift != 0),
             note=_note(plan, index),
             verified=checked is not None,
             together=None if reached is None or knob.group is None else reached[knob.group],
+            passes=passes if knob.group is not None else None,
+            obstacle=part.obstacle,
+            asked=bool(knob.exponents or knob.reason),
         )
         records.update(dict.fromkeys(site.names, record))
     for path, reason in plan.analysis.sites.not_followed.items():
         weight = Moments.of(arrays[plan.program.paths.index(path)])
-        records[path] = Calibration(weight=weight, note=f"not followed: {reason}")
+        records[path] = Calibration(weight=weight, note=f"not followed: {reason}", asked=path in plan.unset)
     return records
-
-
-def _paths(plan: Plan, index: int, log_scales: Array | None) -> tuple[str, ...]:
-    knob, bias = plan.knobs.knobs[index], plan.biases[index]
-    if knob.group is not None and log_scales is None:
-        return ()
-    leaves = [*knob.exponents, *([bias.leaf] if bias is not None else [])]
-    return tuple(plan.program.paths[i] for i in leaves)
 
 
 def _note(plan: Plan, index: int) -> str:

@@ -13,7 +13,7 @@ from jax import lax
 from jinit._compat import opened, varying_axes
 from jinit._typing import Array, PyTree, at_least_float32
 from jinit.calibrate.knobs import Knob
-from jinit.calibrate.solve import Everywhere, first, solve, solve_centered
+from jinit.calibrate.solve import NONFINITE, Everywhere, first, solve, solve_centered
 from jinit.jaxprs.axes import axes_of
 from jinit.jaxprs.graph import Address, Graph, Node, called
 from jinit.jaxprs.sites import Analysis, Site
@@ -105,6 +105,8 @@ class Found:
       log_factor: logarithm of the factor: what is not reached adds zero.
       shift: what is added to the entries of the bias.
       unit_error: largest `|√(variance/target) − 1|` of the units, where each has its own factor.
+      obstacle: why the factor stays one, see `solve`; of several units the gravest. What is not reached adds
+        zero.
     """
 
     output: Moments
@@ -112,6 +114,7 @@ class Found:
     log_factor: Array | None = None
     shift: Array | None = None
     unit_error: Array | None = None
+    obstacle: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,9 +220,8 @@ class Rescaler:
             found = solve_centered(wide, target, axes, over, everywhere)
             centered = -station.sign * found.factor.astype(wide.dtype) * found.mean
             shift = centered - first(bias, over).astype(wide.dtype)
-            bias = jnp.broadcast_to(centered, jnp.broadcast_shapes(centered.shape, bias.shape)).astype(
-                bias.dtype
-            )
+            shift = jnp.where(found.obstacle == NONFINITE, jnp.zeros_like(shift), shift)
+            bias = (bias.astype(wide.dtype) + shift).astype(bias.dtype)
         scaled = (wide * found.factor.astype(wide.dtype)).astype(x.dtype)
         # Summed over devices and batches later.
         share = 1 / lax.psum(1, station.mesh_axes) if station.mesh_axes else 1.0
@@ -227,7 +229,8 @@ class Rescaler:
         log_factor = jnp.log(_by_unit(found.factor, station))
         after, before = (self._moments(station, x.size, *pair) for pair in (found.after, found.before))
         error = _error(found.after[1], target) if station.unit_axes else None
-        part = Found(after, before, log_factor * share, None if shift is None else shift * share, error)
+        shift, obstacle = None if shift is None else shift * share, jnp.max(found.obstacle) * share
+        part = Found(after, before, log_factor * share, shift, error, obstacle)
         return scaled, bias, part
 
     def _moments(self, station: Station, size: int, mean: Array, variance: Array) -> Moments:

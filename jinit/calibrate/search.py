@@ -37,8 +37,8 @@ class _Search(NamedTuple):
     done: Array
 
 
-def common_factors(evaluate: Evaluate, size: int, max_passes: int) -> tuple[Array, Any]:
-    """The logarithms of `size` factors for which `evaluate` gives zeros, and what else it gives there.
+def common_factors(evaluate: Evaluate, size: int, max_passes: int) -> tuple[Array, Any, Array]:
+    """The logarithms of `size` factors for which `evaluate` gives zeros, what else it gives, and its calls.
 
     By the secant rule for all of them together. The arithmetic of the network may be coarse (TF32, bfloat16),
     and then variances differ by chance from one pass to the next: a small step tells nothing about the
@@ -74,8 +74,8 @@ def common_factors(evaluate: Evaluate, size: int, max_passes: int) -> tuple[Arra
     zeros, zero = jnp.zeros(size, jnp.float32), jnp.zeros((), jnp.int32)
     empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(evaluate, zeros))
     start = _Search(zero, (zeros, zeros), zeros, zeros != 0, _Point(zeros, *empty), zero, jnp.zeros((), bool))
-    best = lax.while_loop(lambda s: ~s.done, step, start).best
-    return best.here, best.found
+    end = lax.while_loop(lambda s: ~s.done, step, start)
+    return end.best.here, end.best.found, end.number
 
 
 def _miss(point: _Point, deaf: Array) -> Array:

@@ -15,6 +15,8 @@ from jinit.signals.moments import WIDE, add, in_rows
 
 Axes = tuple[int, ...]
 Everywhere = Callable[[Array], Array]  # mean over all devices and batches that hold entries of one output
+# Why a factor stays one.
+FREE, OUT_OF_REACH, CONSTANT, NONFINITE, NO_GRADIENT = range(5)
 _FEW = 4096  # entries that are added up one by one sooner than in several programs that run one after another
 
 
@@ -27,12 +29,14 @@ class Solution:
       mean: mean of the contraction.
       before: `(mean, variance)` of the output as it was.
       after: `(mean, variance)` of the output rescaled.
+      obstacle: why the factor stays one; `FREE` where the target is reached.
     """
 
     factor: Array
     mean: Array
     before: tuple[Array, Array]
     after: tuple[Array, Array]
+    obstacle: Array
 
 
 def solve(
@@ -80,7 +84,8 @@ def solve(
     def moments(s: Array) -> tuple[Array, Array]:
         return s.astype(x.dtype) * mean + b_mean, jnp.square(s * spread) + 2 * s * covariance + b_variance
 
-    return Solution(factor, mean, moments(jnp.ones_like(factor)), moments(factor))
+    before = moments(jnp.ones_like(factor))
+    return Solution(factor, mean, before, moments(factor), obstacle_to(valid, constant, before[1]))
 
 
 def solve_centered(
@@ -92,11 +97,20 @@ def solve_centered(
     square = everywhere(_mean(_square(d), axes))
     constant = square <= 1e-10 * everywhere(_mean(_square(x), axes))
     factor = jnp.sqrt(target / square)
-    factor = jnp.where(jnp.isfinite(factor) & ~constant, factor, jnp.ones_like(factor))
+    constant = constant | (square == 0)
+    valid = jnp.isfinite(factor) & ~constant
+    factor = jnp.where(valid, factor, jnp.ones_like(factor))
     total = _mean(mean, axes)
     before = square + _mean(_square(mean - total), axes)
     after = jnp.zeros_like(total), jnp.square(factor) * square
-    return Solution(factor, mean, (total, before), after)
+    return Solution(factor, mean, (total, before), after, obstacle_to(valid, constant, square))
+
+
+def obstacle_to(valid: Array, constant: Array, variance: Array) -> Array:
+    """Why a factor stays one, in the dtype of the variance."""
+    reason = jnp.where(constant, CONSTANT, OUT_OF_REACH)
+    reason = jnp.where(jnp.isfinite(variance), reason, NONFINITE)
+    return jnp.where(valid, FREE, reason).astype(variance.dtype)
 
 
 def _square(x: Array) -> Array:

@@ -68,6 +68,11 @@ def _wanted(target: Target, name: str, caller: str) -> float | None:
     )
 
 
+def is_chosen(target: Target, chosen: Choice, name: str) -> bool:
+    """Whether something is wanted of the parameter at a path, be it a site or not."""
+    return _is_chosen(chosen, name) and not (callable(target) and target(name) is None)
+
+
 def _is_chosen(chosen: Choice, name: str) -> bool:
     if callable(chosen):
         return bool(chosen(name))

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jinit._typing import PyTree
+from jinit.calibrate.autoinit import autoinit
 from jinit.calibrate.calibration import Calibration
 from jinit.calibrate.compromise import compromise
 from jinit.calibrate.equalize import equalize
@@ -29,26 +30,29 @@ from jinit.signals.records import Records
 
 METHODS: dict[str, Callable[..., Any]] = {
     "lsuv": lsuv,
+    "autoinit": autoinit,
     "equalize": equalize,
     "compromise": compromise,
     "metainit": metainit,
     "gradinit": gradinit,
 }
 LEARNED = ("metainit", "gradinit")
-_GIVEN = ("loss", "key", "optimizer", "batches")  # from the file, or no matter of a command line
+_WITHOUT_LOSS = ("lsuv", "autoinit")
+_GIVEN = ("loss", "key", "optimizer", "batches", "rules")  # from the file, or no matter of a command line
 
 
 def options_of(method: str, settings: Sequence[str]) -> dict[str, Any]:
     """`["target=0.5"]` as keyword arguments of a method; what is no Python literal is text.
 
     Raises:
-      ValueError: the method has no such option.
+      ValueError: the method has no such option, or it is true or false and the value is neither.
 
-    >>> options_of("lsuv", ["target=0.5", "sites=*/kernel", "per_unit=True"])
+    >>> options_of("lsuv", ["target=0.5", "sites=*/kernel", "per_unit=true"])
     {'target': 0.5, 'sites': '*/kernel', 'per_unit': True}
     """
     parameters = inspect.signature(METHODS[method]).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN]
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN}
+    known = list(defaults)
     options = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -56,11 +60,22 @@ def options_of(method: str, settings: Sequence[str]) -> dict[str, Any]:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
             raise ValueError(f"--set {setting}: expected OPTION=VALUE with an option of {method}; {hint}")
-        try:
-            options[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[name] = value
+        options[name] = _value(setting, value, defaults[name])
     return options
+
+
+def _value(setting: str, text: str, default: Any) -> Any:
+    """What a text stands for, of the kind that the default of its option has."""
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"--set {setting}: expected true or false, got {text}")
+        return text.lower() == "true"
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    # Paths may look like numbers: those of a list of arrays do.
+    return text if isinstance(default, str) and not isinstance(value, (str, list, tuple)) else value
 
 
 def calibrated(target: Target, method: str, options: Mapping[str, Any]) -> tuple[PyTree, Calibrated]:
@@ -74,7 +89,7 @@ def calibrated(target: Target, method: str, options: Mapping[str, Any]) -> tuple
         part, outcome = METHODS[method](value, **options)(part, *inputs)
         new = whole(part)
     else:
-        given = {} if method == "lsuv" else {"loss": loss}
+        given = {} if method in _WITHOUT_LOSS else {"loss": loss}
         new, outcome = METHODS[method](apply, **given, **options)(params, *inputs)
     return new, Calibrated(method, dict(options), before, diagnosed(new, *inputs), jax.device_get(outcome))
 
@@ -99,7 +114,7 @@ class Calibrated:
 
     @property
     def problems(self) -> dict[str, str]:
-        """Site -> why it could not be set."""
+        """Site -> why it could not be set as asked for."""
         if isinstance(self.outcome, LearnedScales):
             return {}
         found = {n: r.problem for n, r in self.outcome.items() if isinstance(r, Calibration)}
@@ -136,8 +151,9 @@ class Calibrated:
         yield self.after
         yield Text("")
         yield Text(f"jinit calibrate: {self._summary()}", style="bold")
+        scaled = {} if isinstance(self.outcome, LearnedScales) else self._factors()
         for name, problem in list(self.problems.items())[:10]:
-            yield Text(f"  left  {name}: {problem}")
+            yield Text(f"  {'off ' if name in scaled else 'left'}  {name}: {problem}")
         if len(self.problems) > 10:
             yield Text(f"  … and {len(self.problems) - 10} more")
 
@@ -151,9 +167,17 @@ class Calibrated:
             scales = [np.asarray(s) for s in self.outcome.scales.values()]
             cost = f"{int(self.outcome.steps)} steps, {float(self.outcome.forward_passes):.0f} forward passes"
             return f"{len(scales)} parameters scaled by {_range(scales)}; {cost}"
-        factors = list(self._factors().values())
-        left = f", {len(self.problems)} left" if self.problems else ""
-        return f"{len(factors)} sites scaled by {_range(factors)}{left}" if factors else f"nothing set{left}"
+        factors, records = self._factors(), self.outcome.items()
+        off = [name for name in self.problems if name in factors]
+        left = [name for name in self.problems if name not in factors]
+        changed = {path for _, r in records if isinstance(r, Calibration) for path in r.changed}
+        same = {name for name, _ in records} - {*factors, *left, *changed}
+        counts = {"of them not as asked": off, "left": left, "as before": same}
+        rest = [f"{len(names)} {words}" for words, names in counts.items() if names]
+        if not factors:
+            return ", ".join(["nothing scaled", *rest])
+        sites = f"{len(factors)} site{'s' * (len(factors) != 1)}"
+        return ", ".join([f"{sites} scaled by {_range(list(factors.values()))}", *rest])
 
 
 def _range(values: Sequence[np.ndarray]) -> str:

@@ -11,7 +11,8 @@ import optax
 
 from jinit._errors import message
 from jinit._typing import Array, Key, PyTree
-from jinit.initializers._arguments import single_key
+from jinit.calibrate.arguments import check_flags, check_loss_of_outputs, check_optimizer
+from jinit.initializers._arguments import count, number, single_key
 from jinit.jaxprs.tracing import check_call, check_params, split
 from jinit.report.comparison import Comparison, ComparisonRow
 from jinit.report.methods import Draws, Method, draw_all, methods_of
@@ -71,8 +72,9 @@ def compare(
       one copy of the parameters a draw.
 
     Raises:
-      TypeError: `methods` is no dict or holds something else; the returned function was called while tracing.
-      ValueError: a number is not positive, a method returns other parameters than it was given, the loss is
+      TypeError: `methods` is no dict or holds something else; an option is of the wrong kind; the returned
+        function was called while tracing.
+      ValueError: a number is too small, a method returns other parameters than it was given, the loss is
         no single number, `labels` come without a loss.
 
     Example:
@@ -100,16 +102,15 @@ def compare(
       Mishkin and Matas, *All you need is a good init*, 2016, §4, where methods are compared so.
     """
     check_call(apply, caller=_CALLER)
-    _check(
-        caller=_CALLER,
-        steps=steps,
-        seeds=seeds,
-        within=within,
-        batch_size=1 if batch_size is None else batch_size,
-    )
+    numbers = {"steps": steps, "seeds": seeds} | ({} if batch_size is None else {"batch_size": batch_size})
+    for name, value in numbers.items():
+        count(_CALLER, name, value)
+    check_flags(_CALLER, backward=backward)
+    check_loss_of_outputs(_CALLER, loss)
+    check_optimizer(_CALLER, optimizer)
     if loss is None and labels is not None:
         raise ValueError(message(_CALLER, "`labels` need a `loss`", "loss=None"))
-    if within <= 1:
+    if number(_CALLER, "within", within) <= 1:
         raise ValueError(message(_CALLER, "`within` must be more than 1", f"within={within}"))
     known = methods_of(methods, apply, _CALLER)
     look = signals(apply, loss, backward)
@@ -158,9 +159,3 @@ def _variance_error(variances: Any) -> float:
     if not len(variances):
         return float("nan")
     return float(np.max(np.abs(np.sqrt(np.where(np.isnan(variances), np.inf, variances)) - 1)))
-
-
-def _check(caller: str, **numbers: float) -> None:
-    for name, value in numbers.items():
-        if not value > 0:
-            raise ValueError(message(caller, f"`{name}` must be positive", f"{name}={value}"))

@@ -25,7 +25,9 @@ class ComparisonRow:
       gradient: sum of the squares of the gradient with respect to the outputs of every site, likewise; NaN
         where there is none.
       losses: for each seed the loss before every step, and after the last; empty without a loss.
-      forward_passes: cost of the method in forward passes of the network; NaN where it cannot be told.
+      forward_passes: cost of the method in forward passes of the network, by the floating-point operations of
+        the traced programs. Every step of a `scan` counts; of a `while_loop` those that a `jinit.Calibration`
+        or `jinit.LearnedScales` which the method returns tells of, else one. NaN where it cannot be told.
       within: factor that a signal may fall or grow by and count as kept.
 
     Example:
@@ -112,9 +114,9 @@ class Comparison:
         return text_of(self._renderables, width)
 
     def plot(self) -> Any:
-        """A matplotlib `Figure`: signal and gradient over the sites, and loss over the steps.
+        """A matplotlib `Figure`: signal and gradient over the sites, loss over the steps, error over cost.
 
-        Lines are medians over the seeds, shades reach from the lowest to the highest.
+        Lines and points are medians over the seeds, shades reach from the lowest to the highest.
 
         Raises:
           ImportError: matplotlib is not installed.

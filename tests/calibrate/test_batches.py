@@ -46,6 +46,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.slow
 def test_cond_counts_the_batches_that_come_by(options):
     new, records = jinit.lsuv(apply, batches=True, **options)(PARAMS, X)
     for name, outputs in variances(new).items():
@@ -57,6 +58,7 @@ def test_cond_counts_the_batches_that_come_by(options):
         assert records[name].verified == ("verify" in options)
 
 
+@pytest.mark.slow
 def test_batches_that_none_takes_leave_a_weight():
     new, records = jinit.lsuv(apply, batches=True)(PARAMS, X[::2])
     assert (records["b"].factor, records["b"].problem) == (1, "not reached by the program on these inputs")

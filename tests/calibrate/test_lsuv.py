@@ -68,6 +68,7 @@ def test_factors_are_those_of_the_algorithm(apply, names, target):
         assert record.changed == ("w",)
 
 
+@pytest.mark.slow
 def test_what_the_pass_saw_is_what_the_new_parameters_give():
     seen = jinit.lsuv(scanned)(stack(), X)[1]["w"]
     params, records = jinit.lsuv(scanned, verify=True)(stack(), X)
@@ -147,6 +148,7 @@ def test_sites_that_are_not_chosen_stay(sites):
     assert (records["w"].changed, records["w"].target, records["w"].problem) == ((), None, "")
 
 
+@pytest.mark.slow
 def test_several_batches_are_one():
     both = jnp.stack([X, 3 * X[::-1] + 1])
     one, _ = jinit.lsuv(scanned)(stack(), both.reshape(-1, 8))

@@ -175,9 +175,9 @@ def test_scales_never_fall_under_the_floor():
 def test_bad_arguments():
     with pytest.raises(ValueError, match=r"`backward_share` must lie between 0 and 1; got backward_share=2"):
         jinit.compromise(linear, backward_share=2)
-    with pytest.raises(ValueError, match=r"`passes` must be at least 1"):
+    with pytest.raises(ValueError, match=r"`passes` must be a whole number of at least 1"):
         jinit.equalize(linear, passes=0)
-    with pytest.raises(ValueError, match=r"`steps` must be at least 1"):
+    with pytest.raises(ValueError, match=r"`steps` must be a whole number of at least 1"):
         jinit.metainit(squared, steps=0)
     with pytest.raises(ValueError, match=r"`epsilon` must be positive"):
         jinit.gradient_quotient(squared, epsilon=0.0)

@@ -15,6 +15,7 @@ X = array(64, 8)
 
 @pytest.mark.parametrize("bias", [(), (1,), (1, 6)])
 @pytest.mark.parametrize("first", ["contraction", pytest.param("bias", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_bias_of_fewer_axes(bias, first):
     """NumPy's rules: an array of fewer axes has more of length one in front."""
     params = {"w": array(8, 6, seed=1), "b": jnp.ones(bias)}

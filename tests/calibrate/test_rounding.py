@@ -116,7 +116,7 @@ def test_the_search_ends_at_the_noise_and_at_its_best():
         jax.debug.callback(lambda *pair: seen.append(pair), logs, excess)
         return excess, logs
 
-    logs, found = common_factors(evaluate, 2, 100)
+    logs, found, _ = common_factors(evaluate, 2, 100)
     jax.effects_barrier()
     misses = [float(np.max(np.abs(excess))) for _, excess in seen]
     best = int(np.argmin(misses))

@@ -148,6 +148,7 @@ def test_moments_agree_with_the_distribution_function(law):
         assert law.moment(k, 0.2) == pytest.approx(masses @ (middles - 0.2) ** k, rel=2e-4, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_complex_variance():
     for init, shape in [
         (jinit.he_normal(), (60, 50)),

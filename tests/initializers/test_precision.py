@@ -79,6 +79,7 @@ def second_moments(dtype, depth=20, width=1024):
     return float(jnp.mean(x**2))
 
 
+@pytest.mark.slow
 def test_twenty_relu_layers_keep_their_signal():
     """Rounding multiplies each weight by 1 + e, |e| <= 2^-8, e uncorrelated with the signal.
 

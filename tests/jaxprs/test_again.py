@@ -82,6 +82,7 @@ def measured(apply, params, x):
 
 
 @pytest.mark.parametrize("name", ["relu", pytest.param("leaky_relu", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_half_is_kept_and_nothing_else_changes(name, monkeypatch):
     args = network(24, 32, AGAIN[name])
     cheap, half = measured(*args)

@@ -58,6 +58,7 @@ def plainly():
 @pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=() if k == "name" else pytest.mark.slow) for k in COPIES]
 )
+@pytest.mark.slow
 def test_a_copy_changes_nothing(kind):
     plain = plainly()
     copied = told(network(*(3 * [COPIES[kind]])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from flax import nnx, serialization
 
 import jinit
+from jinit.report.calibrate import options_of
 from jinit.report.cli import main
 from jinit.report.files import write_params
 from jinit.report.load import load
@@ -46,6 +48,7 @@ def apply(params, x):
     return x
 
 plain = apply, [0.001 * jnp.cos(jnp.arange(64.0) ** 2).reshape(8, 8)] * 3, (x,), loss
+dead = (lambda p, x: jnp.tanh(x @ p[0]) @ p[1] @ p[2]), [0.1 * x.T @ x, jnp.zeros((8, 8)), jnp.eye(8)], x
 tied = (lambda w, x: jnp.tanh(x @ w) @ w.T * 0), jnp.eye(8), x
 
 def module():
@@ -76,7 +79,9 @@ def test_lsuv_before_and_after(file, capsys):
     assert max(map(len, out.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("method", [pytest.param("equalize", marks=pytest.mark.slow), "compromise"])
+@pytest.mark.parametrize(
+    "method", [pytest.param("equalize", marks=pytest.mark.slow), "compromise", "autoinit"]
+)
 def test_methods_without_a_loss(file, capsys, method):
     status, out, _ = run(capsys, f"{file}:model", "--method", method, "--json")
     result = json.loads(out)
@@ -163,7 +168,25 @@ def test_what_is_left_is_named(file, capsys):
     assert status in (0, 1)
 
 
+def test_the_counts_add_up(file, capsys):
+    out = run(capsys, f"{file}:dead")[1]
+    assert re.search(r"jinit calibrate: 1 site scaled by \S+, 2 left\n", out)
+    out = run(capsys, f"{file}:dead", "--set", "sites=0")[1]
+    assert re.search(r"jinit calibrate: 1 site scaled by \S+, 2 as before\n", out)
+    out = run(capsys, f"{file}:dead", "--set", "per_unit=true", "--set", "sites=['1', '2']")[1]
+    assert "jinit calibrate: nothing scaled, 2 left, 1 as before\n" in out
+
+
+def test_options_are_read_by_kind():
+    settings = ["center=false", "per_unit=True", "sites=1", "max_passes=3", "target=1e-3"]
+    expected = {"center": False, "per_unit": True, "sites": "1", "max_passes": 3, "target": 1e-3}
+    assert options_of("lsuv", settings) == expected
+    assert options_of("lsuv", ["sites=['a', 'b']"]) == {"sites": ["a", "b"]}
+
+
 WRONG = [
+    (["model", "--set", "center=0"], "--set center=0: expected true or false, got 0"),
+    (["model", "--set", "max_passes=few"], "`max_passes` must be a whole number; got max_passes='few'"),
     (["model", "--method", "metainit"], "needs a loss"),
     (["model", "--method", "magic"], "invalid choice"),
     (["model", "--set", "targt=1"], "did you mean target?"),

@@ -106,6 +106,7 @@ def test_audit_of_shapes_alone(audited, capsys):
     assert main(["audit", f"{audited}:severe"]) == 1
 
 
+@pytest.mark.slow
 def test_exit_status_and_text(file, capsys):
     before = list(sys.path)
     assert main(["diagnose", f"{file}:good", "--width", "70"]) == 0

@@ -71,6 +71,7 @@ def test_relu_alone():
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0])
+@pytest.mark.slow
 def test_the_remedy_for_a_signal_mends_the_weights(scale):
     params = drawn(init.normal(scale))
     ill = diagnosed(jax.nn.relu)(params, X).findings
@@ -86,6 +87,7 @@ def test_sigmoid_saturates():
     assert kinds(jax.nn.sigmoid, init.lecun_normal())["collapsed_inputs"] == "severe"
 
 
+@pytest.mark.slow
 def test_gradient_cut_by_stop_gradient():
     def apply(params, x):
         frozen = lax.stop_gradient(mlp(jnp.tanh)(params[:8], x))
@@ -98,6 +100,7 @@ def test_gradient_cut_by_stop_gradient():
     assert [(f.severity, f.kind) for f in findings] == [("warning", "vanishing_gradient")]
 
 
+@pytest.mark.slow
 def test_scan_over_stacked_weights():
     def apply(params, x):
         return lax.scan(lambda h, w: (jnp.tanh(jnp.dot(h, w)), None), x, params["w"])[0]

@@ -103,6 +103,7 @@ def test_branches_side_by_side_are_not_compared():
     assert finding.site.startswith("2/")
 
 
+@pytest.mark.slow
 def test_a_branch_with_a_small_head_is_no_explosion_in_what_it_shares():
     def apply(params, x):
         shared, actor, policy, critic, value = params
@@ -139,6 +140,7 @@ def test_a_loss_that_is_none_is_an_error():
     assert "No gradients were measured" in finding.evidence
 
 
+@pytest.mark.slow
 def test_a_branch_that_is_not_taken_is_not_judged():
     def apply(params, x):
         taken = jax.lax.cond(

@@ -85,6 +85,7 @@ def test_command_line(tmp_path, capsys):
     assert main(["recommend", f"{path}:nothing"]) == 2
 
 
+@pytest.mark.slow
 def test_what_is_given_costs_nothing():
     apply, params = network()
     keep = {"as given": lambda key, params, x: params}
@@ -100,7 +101,7 @@ HE = {"He": jinit.he_normal()}
 BAD = {
     "no weight": (r": every rule must take a parameter", lambda p, x: x, {}),
     "no array": (r": `apply` must return arrays; got a str at \[1\]", lambda p, x: (x @ p["w"], "a"), {}),
-    "no seeds": (r": `seeds` must be positive; got seeds=0", lambda p, x: x @ p["w"], {"seeds": 0}),
+    "no seeds": (r": `seeds` must be a whole number of at least 1", lambda p, x: x @ p["w"], {"seeds": 0}),
     "no loss": (r": `labels` need a `loss`", lambda p, x: x @ p["w"], {"labels": LABELS}),
     "no number": (r": `loss` must map the outputs", lambda p, x: x @ p["w"], {"loss": lambda y: y}),
     "no key": (r": `key` must be a JAX random key; got key=3", lambda p, x: x @ p["w"], {"key": 3}),

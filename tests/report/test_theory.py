@@ -64,6 +64,7 @@ def test_with_a_loss_the_forward_pass_alone_is_predicted():
     assert all(row.predicted.output is not None and row.predicted.cotangent is None for row in rows)
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_independent_draws_are_found():
     model, params = stack(8, nn.relu)
 
