@@ -9,7 +9,6 @@ import operator
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jinit._typing import Array
@@ -42,6 +41,9 @@ PLACED = {
     0: (), 1: (128,), 2: (16, 128), 3: (8, 8, 48), 4: (4, 6, 4, 32),
     5: (3, 3, 4, 4, 16), 6: (2, 3, 3, 3, 4, 16),
 }  # fmt: skip
+
+# Of a variance: so little of it is what rounding leaves of nothing.
+ROUNDING = 1e-14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,10 +269,12 @@ def _with_moments(law: Law, levels: Levels, wanted: LevelMoments) -> Law:
         return x.astype(law.nodes.dtype).reshape(x.shape + (1,) * len(random))
 
     out = xp.broadcast_to(along(wanted.mean), means[0].shape)
+    whole = sum(wanted.variances, xp.zeros_like(wanted.mean))
     for after, before, variance in zip(means[1:], means, wanted.variances, strict=False):
         has = average(law, random, squared(after - before))
-        tiny = xp.asarray(jnp.finfo(has.dtype).tiny, has.dtype)
-        out = out + (after - before) * square_root(along(variance) / xp.maximum(has, tiny))  # it was rounded
+        some = has > along(ROUNDING * whole)  # rounding has no derivative
+        ratio = xp.where(some, along(variance) / xp.where(some, has, xp.ones_like(has)), xp.zeros_like(has))
+        out = out + (after - before) * square_root(ratio)  # it was rounded
     # Where squares overflow, as those of what stands for minus infinity in a mask, shape alone is kept.
     finite = xp.isfinite(xp.sum(xp.stack(wanted.variances), axis=0) if wanted.variances else wanted.mean)
     return dataclasses.replace(law, nodes=xp.where(along(finite) > 0, out, law.nodes))

@@ -11,7 +11,7 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import xp
-from jinit.signals.laws.law import Law, squared
+from jinit.signals.laws.law import Law, square_root, squared
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.roots import PLACE, Root
 
@@ -63,7 +63,7 @@ class Folds:
         """
         roots = list(self.roots)
         for fold in sorted(self.folds, key=lambda fold: fold.index not in still):
-            x = xp.sqrt(x) if fold.index in still else x
+            x = square_root(x) if fold.index in still else x
             for side in (1, 0):
                 root = fold.roots[side]
                 if root is None:

@@ -24,7 +24,7 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import xp
-from jinit.signals.laws.law import Law, average, normal_nodes, without
+from jinit.signals.laws.law import Law, average, normal_nodes, square_root, without
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.parts import add_to, parts_by_reach, spread_by_reach
 from jinit.signals.laws.roots import PLACE, Root
@@ -156,5 +156,5 @@ def _deviations(signal: Law, levels: Sequence[Axes], indices: Axes) -> Array:
         k = next((k for k in order if own <= levels[k]), None)
         if own and k is not None:
             found[k] = found[k] + average(signal, of=variance).reshape(())
-    deviations = xp.sqrt(xp.stack(found))
+    deviations = square_root(xp.stack(found))
     return deviations[:, None] * deviations[None]

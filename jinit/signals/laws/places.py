@@ -11,7 +11,7 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, xp
-from jinit.signals.laws.law import Law, first_along, without
+from jinit.signals.laws.law import Law, first_along, square_root, without
 from jinit.signals.laws.roots import DEVIATION, PLACE, SIGNAL, Places, Root
 
 # Classes of places along an axis at most, by the number of axes that windows slide along.
@@ -238,7 +238,7 @@ def _mixed(nodes: Array, axis: int, shares: np.ndarray) -> Array:
     old = xp.moveaxis(nodes, axis, 0)
     weights = xp.asarray(shares, nodes.dtype)
     mean, square = (xp.einsum("nk,k...->n...", weights, x) for x in (old, old * old))
-    return xp.moveaxis(xp.sign(mean) * xp.sqrt(square), 0, axis)
+    return xp.moveaxis(xp.sign(mean) * square_root(square), 0, axis)
 
 
 def differing(law: Law, kinds: Collection[str] = (PLACE, DEVIATION)) -> Law:
