@@ -28,7 +28,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 
 # Cases of one test that run by default, evenly spaced among all; the others are `slow`.
-MOST_CASES = 5
+MOST_CASES = 3
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -178,6 +178,7 @@ def test_a_function_of_other_parameters_is_shown_which():
 
 
 @pytest.mark.parametrize("make", [jinit.he_normal, jinit.glorot_uniform, jinit.lecun_normal, jinit.normal])
+@pytest.mark.slow
 def test_complex_values_have_the_variance_declared(make):
     """JAX's own are off where the modulus is cut off; |z|² is exponential, cut at 4, over JAX's constant."""
     shape, report = (64, 32), jinit.check_initializer(make(), (64, 32), jnp.complex64)

@@ -51,6 +51,7 @@ def bias(sample):
 
 
 @pytest.mark.parametrize("name", ["lecun_normal", "lecun_uniform", "he_normal", "normal"])
+@pytest.mark.slow
 def test_no_bias_and_many_values(name):
     shape = (1024, 512)
     ours = getattr(jinit, name)()(KEY, shape, jnp.bfloat16)

@@ -76,6 +76,7 @@ def convolve(x, kernel, groups=1):
 @pytest.mark.parametrize(
     ("shape", "groups"), [((3, 4, 4), 1), ((2, 3, 4, 4), 1), ((4, 1, 4), 4), ((3, 3, 2, 4), 2)]
 )
+@pytest.mark.slow
 def test_dirac_passes_its_input_on(shape, groups):
     x = jax.random.normal(KEY, (2, *[7] * (len(shape) - 2), 4))
     kernel = jinit.dirac(3.0, groups=groups)(KEY, shape)
@@ -99,6 +100,7 @@ def test_identity():
     ],
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.slow
 def test_sparse_counts(init, shape, incoming, kept, dtype):
     drawn = np.asarray(init(KEY, shape, dtype)) != 0
     assert set(drawn.sum(axis=incoming).ravel().tolist()) == {kept}

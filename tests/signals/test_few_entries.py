@@ -136,6 +136,7 @@ def groups_of_one(x):
 
 
 @pytest.mark.parametrize("norm", [instance_norm, groups_of_one, batch_norm])
+@pytest.mark.slow
 def test_a_mean_of_an_odd_function_of_what_sums_to_zero(norm):
     """The mean of tanh over what was normalised: 14 times too much, if its linear part did not vanish."""
 

@@ -171,6 +171,7 @@ def test_the_last_output_is_the_last_state():
     [lambda h: jnp.pad(h[:-1], ((1, 0), (0, 0), (0, 0))), lambda h: h[::-1]],
     ids=["shifted", "reversed"],
 )
+@pytest.mark.slow
 def test_what_a_loop_runs_over_differs_from_step_to_step(moved):
     """A sequence that is shifted or reversed: each step has its own entries, and gives its own gradient."""
 
