@@ -31,6 +31,9 @@ from jinit.signals.laws.roots import PLACE, Root
 from jinit.signals.laws.runs import Axes, Reach, copies_in, together
 from jinit.signals.laws.terms import Terms
 
+# By operand and what `_slopes` takes: the same for all sums that one meets.
+Slopes = dict[tuple[int, tuple[int, ...], tuple[int, ...], float], dict[Reach, Any]]
+
 
 @dataclasses.dataclass(frozen=True)
 class _Sum:
@@ -49,6 +52,7 @@ def common_terms(laws: Sequence[Law], joint: Sequence[Law], how: Contraction) ->
       how: how their axes meet.
     """
     found: dict[Reach, Array] = {}
+    slopes: Slopes = {}
     for a in _sums_in(laws[0]):
         for b in _sums_in(laws[1]):
             if a.terms.signal != b.terms.signal or a.terms.of == b.terms.of:
@@ -57,7 +61,7 @@ def common_terms(laws: Sequence[Law], joint: Sequence[Law], how: Contraction) ->
                 continue
             indices = _together(a.terms, b.terms, how)
             if indices:
-                _add_common(found, (a, b), joint, how, indices)
+                _add_common(found, (a, b), joint, how, indices, slopes)
     return found
 
 
@@ -86,20 +90,24 @@ def _together(a: Terms, b: Terms, how: Contraction) -> Axes:
 
 
 def _add_common(
-    found: dict[Reach, Array], sums: Sequence[_Sum], joint: Sequence[Law], how: Contraction, indices: Axes
-) -> None:
+    found: dict[Reach, Array], sums: Sequence[_Sum], joint: Sequence[Law], how: Contraction, indices: Axes,
+    slopes: Slopes,
+) -> None:  # fmt: skip
     levels = [_levels(one, law, indices) for one, law in zip(sums, joint, strict=True)]
     along = sorted(set[Axes].intersection(*(set(x) for x in levels if x is not None)), key=sorted)
     if not along:
         return
     factors, own = [], frozenset[int]()
-    for one, law, level in zip(sums, joint, levels, strict=True):
+    for side, (one, law, level) in enumerate(zip(sums, joint, levels, strict=True)):
         ours = range(len(law.roots)) if level is None else [level[axes] for axes in along]
         own |= frozenset[int]().union(*(law.roots[i].axes for i in ours))
         if level is None:
             factors.append({Reach(): _deviations(law, along, indices)})
         else:
-            factors.append(_slopes(law, ours, list(level.values()), one.terms.share))
+            key = side, tuple(ours), tuple(level.values()), one.terms.share
+            if key not in slopes:
+                slopes[key] = _slopes(law, *key[1:])
+            factors.append(slopes[key])
     real = frozenset(k for k, n in enumerate(how.shape) if n > 1)
     sizes, terms = [*how.shape, *how.counts.values()], math.prod(how.counts.values())
     count = max(one.terms.count for one in sums)
