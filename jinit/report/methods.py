@@ -112,6 +112,10 @@ def methods_of(methods: Any, apply: Callable[..., PyTree], caller: str) -> list[
 
 
 def _method(name: str, method: Any, apply: Callable[..., PyTree], caller: str) -> Method:
+    for step in method if isinstance(method, (list, tuple)) else [method]:
+        if callable(step) and _arguments(step)[:1] == ["apply"]:
+            got, advice = "a function whose first argument is `apply`", "Call it: `jinit.lsuv(apply)`."
+            raise TypeError(message(caller, f"method {name!r} must be {_FORMS}", got, advice))
     if isinstance(method, (list, tuple)) and method:
         first = _method(name, method[0], apply, caller)
         if all(callable(step) and not isinstance(step, (Plan, Initializer)) for step in method[1:]):

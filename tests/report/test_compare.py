@@ -257,6 +257,8 @@ ERRORS = {
         {"methods": {"a": LSUV}},
     ),
     "bound first": (TypeError, "whose first argument is `params`", {"methods": {"a": [LSUV]}}),
+    "not bound": (TypeError, "(?s)first argument is `apply`.*jinit.lsuv", {"methods": {"a": jinit.lsuv}}),
+    "not bound in a list": (TypeError, "is `apply`", {"methods": {"a": [jinit.orthogonal(), jinit.lsuv]}}),
     "apply": (TypeError, "`apply` must be a function", {"apply": Net()}),
 }  # fmt: skip
 
