@@ -37,7 +37,6 @@ METHODS: dict[str, Callable[..., Any]] = {
     "gradinit": gradinit,
 }
 LEARNED = ("metainit", "gradinit")
-_WITHOUT_LOSS = ("lsuv", "autoinit")
 _GIVEN = ("loss", "key", "optimizer", "batches", "rules")  # from the file, or no matter of a command line
 
 
@@ -89,7 +88,7 @@ def calibrated(target: Target, method: str, options: Mapping[str, Any]) -> tuple
         part, outcome = METHODS[method](value, **options)(part, *inputs)
         new = whole(part)
     else:
-        given = {} if method in _WITHOUT_LOSS else {"loss": loss}
+        given = {"loss": loss} if "loss" in inspect.signature(METHODS[method]).parameters else {}
         new, outcome = METHODS[method](apply, **given, **options)(params, *inputs)
     return new, Calibrated(method, dict(options), before, diagnosed(new, *inputs), jax.device_get(outcome))
 

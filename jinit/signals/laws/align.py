@@ -19,6 +19,7 @@ from jinit.signals.laws.law import (
     as_float,
     average,
     constant,
+    mean_square,
     plus_normal,
     square_root,
     squared,
@@ -198,7 +199,7 @@ def _levels_of_cotangents(law: Law, ours: Sequence[int]) -> Levels:
     sums = dict.fromkeys(found, 0.0)
     for i in ours:
         alone = average(law, [k for k in ours if k != i])
-        sums[law.roots[i].axes] += float(np.ravel(average(law, of=squared(alone)))[0])
+        sums[law.roots[i].axes] += mean_square(law, alone)
     return limited(found, importance=weighed(sums, law.shape))
 
 

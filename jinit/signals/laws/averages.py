@@ -12,7 +12,7 @@ from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.grids import grid_of, on_grid
-from jinit.signals.laws.law import Axes, Law, average, squared, without
+from jinit.signals.laws.law import Axes, Law, average, mean_square, squared, without
 from jinit.signals.laws.parts import parts_by_reach
 from jinit.signals.laws.roots import COTANGENT, DEVIATION, Root
 from jinit.signals.laws.runs import copies_in
@@ -132,7 +132,7 @@ def _middle(nodes: Array, i: int) -> Array:
 
 def _differs(law: Law, nodes: Array, exact: Array) -> bool:
     """Whether the mean square is another one."""
-    whole, left = (float(np.ravel(average(law, of=squared(x)))[0]) for x in (nodes, exact))
+    whole, left = (mean_square(law, x) for x in (nodes, exact))
     return abs(whole - left) > SAME * whole
 
 

@@ -213,6 +213,12 @@ def squared(x: Array) -> Array:
     return xp.real(x) ** 2 + xp.imag(x) ** 2 if jnp.iscomplexobj(x) else x * x
 
 
+def mean_square(law: Law, of: Array | None = None) -> float:
+    """`E[x²]` of a known law, or of another function of its roots."""
+    x = law.nodes if of is None else of
+    return float(average(law, of=squared(x)).reshape(()))
+
+
 def two_moments(law: Law) -> tuple[Array, Array]:
     """Mean and variance of an entry, scalars."""
     x = law.nodes if jnp.issubdtype(law.nodes.dtype, jnp.inexact) else law.nodes.astype(jnp.float32)

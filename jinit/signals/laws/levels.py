@@ -9,7 +9,7 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced
-from jinit.signals.laws.law import Law, as_float, average, squared
+from jinit.signals.laws.law import Law, as_float, average, mean_square
 from jinit.signals.laws.roots import PLACE, Root
 from jinit.signals.laws.runs import Axes
 
@@ -33,7 +33,7 @@ def levels_of(*laws: Law, among: Collection[Root] | None = None) -> Levels:
             if root.axes not in sums or root.kind == PLACE:
                 continue
             alone = average(law, [k for k in range(len(law.roots)) if k != i], x)
-            sums[root.axes] += float(np.ravel(average(law, of=squared(alone - average(law, [i], alone))))[0])
+            sums[root.axes] += mean_square(law, alone - average(law, [i], alone))
     return limited(found, importance=weighed(sums, laws[0].shape))
 
 

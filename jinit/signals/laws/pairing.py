@@ -12,7 +12,7 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, pick, xp
-from jinit.signals.laws.law import Law, as_float, average, squared, two_moments
+from jinit.signals.laws.law import Law, as_float, average, mean_square, two_moments
 from jinit.signals.laws.levels import Levels, level_of, levels_of, weighed
 from jinit.signals.laws.roots import COTANGENT, PLACE, Root
 
@@ -54,7 +54,7 @@ def _points(laws: Sequence[Law], levels: Levels, free: Sequence[Root]) -> list[i
     for law in map(as_float, laws):
         whole = float(np.mean(two_moments(law)[1])) or 1.0
         for i in (i for i, r in enumerate(law.roots) if r in free):
-            variance = float(np.ravel(average(law, of=squared(law.nodes - average(law, [i]))))[0])
+            variance = mean_square(law, law.nodes - average(law, [i]))
             sums[levels[level_of(law.roots[i], levels)]] += variance / whole
     found = weighed(sums, laws[0].shape)
     much = [found[axes] >= LITTLE * max(found.values()) for axes in levels]

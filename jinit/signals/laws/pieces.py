@@ -10,7 +10,7 @@ import numpy as np
 from jinit.signals.laws import places
 from jinit.signals.laws.align import canonical
 from jinit.signals.laws.arrays import is_traced, xp
-from jinit.signals.laws.law import Law, as_float, average, squared, without
+from jinit.signals.laws.law import Law, as_float, average, mean_square, squared, without
 from jinit.signals.laws.levels import levels_of
 from jinit.signals.laws.roots import PLACE, Places, Root
 from jinit.signals.laws.runs import runs_of
@@ -87,5 +87,5 @@ def _numbers(laws: Sequence[Law]) -> tuple[tuple[float, ...], ...]:
     """Of each class what it differs by from others, for those alike to be taken as one if there are many."""
     if any(is_traced(law.nodes) for law in laws):
         return tuple((float(k + 1),) for k in range(len(laws)))
-    squares = [float(np.ravel(average(law, of=squared(law.nodes)))[0]) for law in laws]
+    squares = [mean_square(law) for law in laws]
     return tuple((x,) for x in squares)

@@ -6,11 +6,9 @@ import dataclasses
 import math
 from collections.abc import Hashable, Sequence
 
-import numpy as np
-
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced
-from jinit.signals.laws.law import Law, average, normal_nodes, squared
+from jinit.signals.laws.law import Law, average, mean_square, normal_nodes
 from jinit.signals.laws.levels import Levels
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.roots import COTANGENT, SIGNAL
@@ -102,7 +100,7 @@ def merged(laws: Sequence[Law], levels: Levels, kind: str = SIGNAL) -> list[tupl
             level = next(k for k, axes in enumerate(levels) if law.roots[i].axes <= axes)
             if (z := normal_nodes(law, i)) is not None:
                 slope = average(law, [i], law.nodes * z)
-                variance = float(np.ravel(average(law, of=squared(slope)))[0])
+                variance = mean_square(law, slope)
                 parts[level].append((law.roots[i].terms, variance))
     return [_of_parts(part) for part in parts]
 
@@ -163,7 +161,6 @@ def _linear_share(law: Law, i: int, terms: Terms) -> float:
     along = {k for _, k in terms.moves}
     varying = places.others_along(law, frozenset(along))
     gone = [k for k in varying if k != i and law.roots[k].kind == SIGNAL]
-    left = squared(law.nodes - average(law, varying))
-    whole = float(np.ravel(average(law, of=left))[0])
-    linear = float(np.ravel(average(law, of=squared(average(law, [i, *gone], law.nodes * z))))[0])
+    whole = mean_square(law, law.nodes - average(law, varying))
+    linear = mean_square(law, average(law, [i, *gone], law.nodes * z))
     return linear / whole if whole > 0 else 0.0
