@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit.signals.laws import places
+from jinit.signals.laws.classes import by_paths
 from jinit.signals.laws.law import Law, average, squared
 from jinit.signals.laws.moving import reshaped, transposed
 from jinit.signals.laws.roots import PLACE, Places, Root
@@ -20,10 +21,10 @@ def numbers(values: Any) -> Any:
 
 
 def test_classes_alike_are_put_together():
-    apart = places.by_paths(np.asarray([[2.0], [3], [3], [3], [2]]), most=3)
+    apart = by_paths(np.asarray([[2.0], [3], [3], [3], [2]]), most=3)
     assert apart.of in ((0, 1, 1, 1, 0), (1, 0, 0, 0, 1))
-    assert len(places.by_paths(np.ones((7, 2)), most=3).paths) == 1
-    merged = places.by_paths(np.asarray([[1.0], [2], [8], [9]]), most=2)
+    assert len(by_paths(np.ones((7, 2)), most=3).paths) == 1
+    merged = by_paths(np.asarray([[1.0], [2], [8], [9]]), most=2)
     assert len({merged.of[:2], merged.of[2:]}) == 2
     assert merged.of[0] == merged.of[1]
     assert merged.of[2] == merged.of[3]
@@ -31,7 +32,7 @@ def test_classes_alike_are_put_together():
 
 def test_classes_by_two_numbers_are_told_apart():
     """Forward the left border has few paths, backward the right one: their mean has no border at all."""
-    found = places.by_paths(np.asarray([[0.5, 1.5], [1, 1], [1, 1], [1.5, 0.5]]), most=3)
+    found = by_paths(np.asarray([[0.5, 1.5], [1, 1], [1, 1], [1.5, 0.5]]), most=3)
     assert len(set(found.of)) == 3
 
 

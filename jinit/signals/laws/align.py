@@ -26,10 +26,9 @@ from jinit.signals.laws.law import (
     without,
 )
 from jinit.signals.laws.levels import MOST, Levels, level_of, limited, weighed
-from jinit.signals.laws.parts import spread_by_reach
+from jinit.signals.laws.parts import reaches_of
 from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
-from jinit.signals.laws.runs import Reach, summed
 from jinit.signals.laws.terms import merged
 
 # Nodes for each level of the standard form, by the number of levels; the last level is an entry's own.
@@ -109,7 +108,7 @@ def canonical(
     """
     law = dataclasses.replace(as_float(law), alike=frozenset())
     kind = COTANGENT if (law.is_linear if linear is None else linear) else SIGNAL
-    reaches = _reaches([law], levels)
+    reaches = reaches_of([law], levels)
     roots = tuple(Root((name, i), x.axes, kind, runs=x.runs, fixed=x.fixed) for i, x in enumerate(reaches))
     at = places.weights_of([law])
     sizes = tuple(sizes or sizes_of(len(levels), at))
@@ -155,8 +154,8 @@ def normal_sum(
     name: Hashable, at: Mapping[Root, Array],
 ) -> Law:  # fmt: skip
     """A sum of normals, as a constant plus a normal for each level; by place, given the weights of places."""
-    known = zip(levels, merged(laws, levels), strict=True)
-    roots = (Root((name, i), axes, terms=terms) for i, (axes, terms) in enumerate(known))
+    known = zip(reaches_of(laws, levels), merged(laws, levels), strict=True)
+    roots = (Root((name, i), x.axes, runs=x.runs, terms=terms) for i, (x, terms) in enumerate(known))
     sizes = dict(zip(roots, sizes_of(len(levels), at), strict=True))
     return dataclasses.replace(_normals(moments, sizes, at, shape, dtype), is_normal=True)
 
@@ -171,24 +170,13 @@ def fewer_cotangents(law: Law, name: Hashable) -> Law:
         mean = average(law, here, x)
         means.append(without(law, ours, average(law, ours, squared(x - mean))))
         x = mean
-    out, reaches = without(law, ours, x), _reaches([law], levels)
+    out, reaches = without(law, ours, x), reaches_of([law], levels)
     known = zip(reaches, means[::-1], merged([law], levels, COTANGENT), strict=True)
     for i, (reach, variance, terms) in enumerate(known):
         spread = variance.nodes.reshape(variance.nodes.shape + (1,) * i)
         root = Root((name, i), reach.axes, COTANGENT, runs=reach.runs, fixed=reach.fixed, terms=terms)
         out = plus_normal(out, spread, root, 2)
     return out
-
-
-def _reaches(laws: Sequence[Law], levels: Levels) -> list[Reach]:
-    """How what differs at each level of a sum does so; by what it is at the first places, for all."""
-    if not any(r.runs or r.fixed for law in laws for r in law.roots):
-        return [Reach(axes) for axes in levels]
-    members: list[list[tuple[Reach, Array]]] = [[] for _ in levels]
-    for law in map(places.first, laws):
-        for reach, variance in spread_by_reach(law, range(len(law.roots)))[1].items():
-            members[next(i for i, axes in enumerate(levels) if reach.axes <= axes)].append((reach, variance))
-    return [summed(here, axes, laws[0].shape) for here, axes in zip(members, levels, strict=True)]
 
 
 def _levels_of_cotangents(law: Law, ours: Sequence[int]) -> Levels:
@@ -207,7 +195,7 @@ def sum_of_gradients(
     laws: Sequence[Law], levels: Levels, name: Hashable, moments: LevelMoments | None = None
 ) -> Law:
     """The sum of gradients that have no cotangent in common, as a normal for each level."""
-    at, reaches = places.weights_of(laws), _reaches(laws, levels)
+    at, reaches = places.weights_of(laws), reaches_of(laws, levels)
     if moments is None:
         found = [level_moments(x, levels, tuple(at)) for x in laws]
         variances = [

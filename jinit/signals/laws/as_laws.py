@@ -53,9 +53,9 @@ def as_law(value: Value, name: Hashable) -> Law | Unknown:
         one = x.reshape(-1)[0] if x.size else xp.zeros((), dtype)  # an array without entries has any law
         return constant(one, value.shape, dtype)
     if x.dtype == jnp.bool_:
-        return of_mask(x, value.shape, name)
+        return of_mask(x, value.shape)
     if is_masked(x):
-        return of_masked(x, value.shape, name)
+        return of_masked(x, value.shape)
     if not jnp.issubdtype(dtype, jnp.floating):
         size = min(x.size, 128)
         nodes = xp.sort(x.reshape(-1))[middles(x.size, size)].astype(node_dtype(dtype))

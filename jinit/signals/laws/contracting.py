@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,27 +15,27 @@ from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.align import SIZES, sizes_of
 from jinit.signals.laws.arrays import is_traced, xp
-from jinit.signals.laws.folding import Folds, folds_of, meeting_places
-from jinit.signals.laws.grids import grid_of, spread, union, weights_of
+from jinit.signals.laws.folding import folds_of, meeting_places
+from jinit.signals.laws.grids import grid_of, union, weights_of
 from jinit.signals.laws.in_common import common_terms
 from jinit.signals.laws.law import (
     Axes,
     Law,
-    all_axes,
     average,
     first_along,
     plus_normal,
-    squared,
     without,
 )
 from jinit.signals.laws.levels import MOST, MOST_OF_PRODUCTS, levels_by_variance
+from jinit.signals.laws.masked import masked_in
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.moving import relabelled
 from jinit.signals.laws.parts import add_to, by_axes, spread_by_reach
 from jinit.signals.laws.pointwise import LAYER, LIMIT, TIDY, narrowed
-from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
-from jinit.signals.laws.runs import Reach, sums_of, together
+from jinit.signals.laws.roots import COTANGENT, SIGNAL, Root
+from jinit.signals.laws.runs import Reach, sums_of
 from jinit.signals.laws.runs import summed as summed_reach
+from jinit.signals.laws.spreading import Spreads, own_of, parts_of, product_of
 from jinit.signals.laws.terms import with_terms
 
 # Of variances: so much less than another is a rounding error.
@@ -65,34 +65,40 @@ def contract(
     laws = [_with_sums_along(law, how) for law in laws]
     common = common_terms((a, b), laws, how)
     laws = [meeting_places(x, law, k, how) for k, (x, law) in enumerate(zip((a, b), laws, strict=True))]
-    laws = places.refined(laws)
+    laws, masked = masked_in(places.refined(laws), how)
     summed = frozenset(how.counts)
     linear = any(law.is_linear for law in laws)
     if grid_of([_quiet(law, summed) for law in laws]) > LIMIT:
         laws = [narrowed(law) for law in laws]
-    own = [_own(x, other) if linear else frozenset[Root]() for x, other in zip(laws, laws[::-1], strict=True)]
-    factors = [_parts_of(law, summed, mine) for law, mine in zip(laws, own, strict=True)]
+    own = [
+        own_of(x, other) if linear else frozenset[Root]() for x, other in zip(laws, laws[::-1], strict=True)
+    ]
+    factors = [parts_of(law, summed, mine) for law, mine in zip(laws, own, strict=True)]
     quiet = [still for still, _ in factors]
-    folds = folds_of(quiet, how, union(quiet))
+    folds = folds_of(quiet, how, union(quiet), masked)
     whole = math.prod(n for k, n in how.counts.items() if k not in folds.indices)
-    mean = folds.summed(_product(quiet, folds.roots), frozenset())
+    mean = folds.summed(product_of(quiet, folds.roots), frozenset())
     mean = mean * xp.asarray(whole, mean.dtype)
-    spreads: dict[Reach, Any] = {}
+    found = Spreads(how, folds, weight, masked)
     for pair in itertools.product(*(parts for _, parts in factors)):
-        _add_spreads(spreads, pair, how, folds, weight)
+        found.add(pair)
+    spreads = found.by_reach()
     for reach, variance in common.items():
         add_to(spreads, reach, variance)
     left = tuple(r.along(frozenset(range(rank))) for r in folds.left)
-    known = dict(zip(folds.roots, weights_of(quiet, folds.roots), strict=True))
-    law = Law(mean, folds.weights(known), left, how.shape, jnp.dtype(dtype))
+    weights = folds.weights(dict(zip(folds.roots, weights_of(quiet, folds.roots), strict=True)))
+    law = Law(mean, weights, left, how.shape, jnp.dtype(dtype))
     most = MOST if linear or weight is not None else MOST_OF_PRODUCTS
     out = normal_sum_of(law, spreads, name, linear=linear, common=weight is not None, most=most)
     fixed = [
         frozenset(f for f in mine.sums_left(frozenset().union(*other)) if max(f) < rank)
         for mine, other in zip(laws, reversed(how.axes), strict=True)
     ]
+    if masked is not None:  # what adds up to nothing is in the correlations
+        fixed = [frozenset(f for f in sums if masked.left not in f) for sums in fixed]
     out = out.with_sums(fixed[0] | fixed[1])
-    return with_terms(out, name, (a, b), how, _share_without(common, spreads))
+    known = None if masked is None else masked.side
+    return with_terms(out, name, (a, b), how, _share_without(common, spreads), known)
 
 
 def _share_without(common: dict[Reach, Array], spreads: dict[Reach, Array]) -> float:
@@ -101,91 +107,6 @@ def _share_without(common: dict[Reach, Array], spreads: dict[Reach, Array]) -> f
         return 1.0
     ours, whole = (sum(float(np.mean(v)) for v in found.values()) for found in (common, spreads))
     return 1 - ours / whole if whole > 0 else 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """A factor of the products, or of a gradient, linear in its cotangents, what comes of one.
-
-    A cotangent may stay the same along the sum. What it is multiplied by differs along its axes all the same
-    (`along`). Squares: second moments, first of what stays the same, then by reach of what adds to it.
-    """
-
-    law: Law
-    along: Reach
-    squares: Sequence[tuple[Reach, Law]]
-
-
-def _own(law: Law, other: Law) -> frozenset[Root]:
-    """Roots of one factor alone, over which a gradient may be split in parts though they stay along a sum."""
-    return frozenset(r for r in law.roots if r.kind not in (COTANGENT, PLACE) and r not in other.roots)
-
-
-def _parts_of(law: Law, summed: Axes, own: frozenset[Root]) -> tuple[Law, list[_Part]]:
-    """The mean over the roots that vary along the sum, or are in `own`, and the parts."""
-    still, whole = _still_and_squares(law, summed, own)
-    cotangents = [i for i, r in enumerate(law.roots) if r.kind == COTANGENT]
-    parts = []
-    for i in cotangents:
-        others = [k for k in cotangents if k != i]
-        one = without(law, others, average(law, others))
-        parts.append(_Part(one, together([law.roots[i]]), _still_and_squares(one, summed, own)[1]))
-    return still, parts or [_Part(law, Reach(), whole)]
-
-
-def _still_and_squares(law: Law, summed: Axes, own: frozenset[Root]) -> tuple[Law, list[tuple[Reach, Law]]]:
-    varying = [i for i in places.others(law) if law.roots[i].axes & summed or law.roots[i] in own]
-    mean, found = spread_by_reach(law, varying)
-    squares = [(Reach(), squared(mean)), *found.items()]
-    return without(law, varying, mean), [(reach, without(law, varying, x)) for reach, x in squares]
-
-
-def _add_spreads(
-    spreads: dict[Reach, Array], parts: tuple[_Part, ...], how: Contraction, folds: Folds, weight: int | None
-) -> None:
-    """The variances of sums of products of which a factor varies, by how they differ."""
-    rank, summed, real = len(how.shape), frozenset(how.counts), all_axes(how.shape)
-    laws, along = [part.law for part in parts], [part.along for part in parts]
-    _, *pairs = itertools.product(*(part.squares for part in parts))  # the first does not vary
-    for (own_a, x), (own_b, y) in pairs:
-        a, b = own_a.axes, own_b.axes
-        # What is the same for all terms meets a sum that does not vary, but for what padding leaves out.
-        nothing = max(_to_nothing(laws[0], summed, own_a, b), _to_nothing(laws[1], summed, own_b, a))
-        both = together([own_a, own_b])
-        moving = both.axes
-        varies = 1 - nothing + (nothing * how.left_out(moving) if nothing else 0.0)
-        if not varies:
-            continue
-        terms = math.prod(_terms(how, k, both, folds) for k in summed)
-        reach = together([own_a, own_b, *along]).along(frozenset(i for i in range(rank)) & real)
-        if weight is not None and not (own_a, own_b)[weight].axes:
-            reach = Reach(real)
-        value = folds.summed(_product((x, y), folds.roots), summed - moving)
-        # Two places share only those taps that padding leaves to both.
-        still_at = {k: how.shared[k] for k in summed & how.shared.keys() if how.shared[k][0] not in moving}
-        common = math.prod(two / how.counts[k] for k, (_, two) in still_at.items() if how.counts[k])
-        add_to(spreads, reach, value * xp.asarray(varies * terms * common, value.dtype))
-        if common < 1:
-            places = frozenset(place for place, _ in still_at.values()) & real
-            add_to(
-                spreads,
-                together([reach, Reach(places)]),
-                value * xp.asarray(varies * terms * (1 - common), value.dtype),
-            )
-
-
-def _to_nothing(law: Law, summed: Axes, own: Reach, other: Axes) -> float:
-    """The share of a part, its other factor as it stays along `summed`, that adds up to nothing."""
-    whole = law.adds_to_nothing(summed, own.axes, other)
-    return max((s for f, s in own.fixed if f <= summed and not f & other), default=0.0) if not whole else 1.0
-
-
-def _terms(how: Contraction, index: int, reach: Reach, folds: Folds) -> float:
-    """To how many variances a sum over an index adds up, but for what is summed place by place."""
-    if index not in reach.axes:
-        return 1.0 if index in folds.indices else how.squares[index]
-    terms = how.terms(index, reach.run(index))
-    return terms / (how.counts[index] or 1.0) if index in folds.indices else terms
 
 
 def _with_sums_along(law: Law, how: Contraction) -> Law:
@@ -203,11 +124,6 @@ def _quiet(law: Law, summed: Axes) -> Law:
 def forget_shape(law: Law) -> Law:
     """Averages are real where they enter a sum: as roots like any other."""
     return dataclasses.replace(law, roots=tuple(dataclasses.replace(r, average=False) for r in law.roots))
-
-
-def _product(laws: Sequence[Law], roots: tuple[Root, ...]) -> Array:
-    """The product of two functions of roots, on the grid of all of them."""
-    return spread(laws[0], roots) * spread(laws[1], roots)
 
 
 def normal_sum_of(
@@ -237,7 +153,7 @@ def normal_sum_of(
         variance: Any = sum((v for _, v in parts), xp.zeros((), mean.nodes.dtype))
         if variance.ndim:
             variance = variance.reshape(variance.shape + (1,) * i)
-        reach = summed_reach(parts, axes, mean.shape)
+        reach = summed_reach(parts, axes, mean.shape, lambda v, k, law=mean: places.along_axis(v, law, k))
         root = Root((name, i), axes, kind, runs=reach.runs, fixed=reach.fixed)
         out = plus_normal(out, variance, root, sizes[i])
     return out

@@ -16,7 +16,7 @@ from jinit.signals.laws.arrays import is_traced, near, xp
 from jinit.signals.laws.law import Axes, Law
 from jinit.signals.laws.masks import marked
 from jinit.signals.laws.pointwise import pointwise
-from jinit.signals.laws.roots import MASK
+from jinit.signals.laws.roots import MASK, PLACE
 
 # Primitives that NumPy computes to the same bits (but for subnormal numbers), with nothing to compile.
 SAME = {
@@ -93,7 +93,7 @@ def _same(kind: str, nodes: Sequence[Any]) -> Callable[..., Any] | None:
 def _unmasked(laws: list[Law]) -> Law | None:
     """What comes back from a softmax, where a mask is put on it: what is masked is zero already."""
     cases = laws[1:]
-    by_mask = all(r.kind == MASK for r in laws[0].roots)
+    by_mask = all(r.kind in (MASK, PLACE) for r in laws[0].roots)
     back = [x for x in cases if by_mask and x.is_linear and x.fixed_sums]
     rest = [x for x in cases if x.roots]
     return back[0] if len(back) == 1 and len(rest) == 1 else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,10 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.classes import by_paths
 from jinit.signals.laws.law import Law, square_root, squared
+from jinit.signals.laws.masked import Masked
+from jinit.signals.laws.masks import ROWS
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.roots import PLACE, Root
 
@@ -25,12 +28,26 @@ class Fold:
       roots: of the places of either operand, if they differ.
       matrix: number of terms, by place of the result, of the first operand, and of the second.
       result: root of the places of the result, if they differ.
+      size: number of entries along the index, where that is what places are of.
     """
 
     index: int
     roots: tuple[Root | None, Root | None]
     matrix: np.ndarray
     result: Root | None
+    size: int = 0
+
+    def shares(self) -> np.ndarray:
+        """Of the entries along the index, the share of each pair of classes."""
+        first, second = (_one_hot(r, self.size) for r in self.roots)
+        return np.einsum("ja,jb->ab", first, second) / self.size
+
+    def by_place(self, x: np.ndarray) -> np.ndarray:
+        """The mean at each place of the result, of what is known of each entry."""
+        if self.result is None or self.result.places is None:
+            return np.mean(x, axis=0, keepdims=True)
+        of = np.asarray(self.result.places.of)
+        return np.stack([x[of == k].mean(axis=0) for k in range(of.max() + 1)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +62,7 @@ class Folds:
         """The roots after the sums."""
         gone = {r for fold in self.folds for r in fold.roots}
         made = [fold.result for fold in self.folds if fold.result is not None]
-        return (*made, *(r for r in self.roots if r not in gone))
+        return tuple(dict.fromkeys([*made, *(r for r in self.roots if r not in gone)]))
 
     @property
     def indices(self) -> frozenset[int]:
@@ -56,14 +73,17 @@ class Folds:
         """Of the roots that are left."""
         return tuple(known[r] if r in known else r.places.weights() for r in self.left)  # type: ignore[union-attr]
 
-    def summed(self, x: Array, still: frozenset[int]) -> Array:
+    def summed(self, x: Array, still: frozenset[int], known: Mapping[int, np.ndarray] | None = None) -> Array:
         """`x`, on a grid of the roots, summed; of variances, the square of the sum of roots along `still`.
 
-        What is the same for `n` terms adds up to `n²` times its variance.
+        What is the same for `n` terms adds up to `n²` times its variance. `known` are the variances, by place
+        of the result, to which those of terms of variance one on average add up along an index.
         """
+        sums = known or {}
         roots = list(self.roots)
         for fold in sorted(self.folds, key=lambda fold: fold.index not in still):
-            x = square_root(x) if fold.index in still else x
+            rooted = fold.index in still and fold.index not in sums
+            x = square_root(x) if rooted else x
             for side in (1, 0):
                 root = fold.roots[side]
                 if root is None:
@@ -71,28 +91,55 @@ class Folds:
                 else:
                     x = xp.moveaxis(x, roots.index(root), x.ndim - 1 if side else x.ndim - 2)
                     roots.remove(root)
-            x = xp.einsum("...ab,oab->o...", x, xp.asarray(fold.matrix, x.dtype))
-            x = squared(x) if fold.index in still else x
+            terms = fold.matrix
+            if fold.index in sums:
+                terms = sums[fold.index][:, None, None] * fold.shares()
+            how = "...ab,oab->o..."
+            if fold.result is not None and fold.result in roots:  # one factor has these places as well
+                how = "o...ab,oab->o..."
+                x = xp.moveaxis(x, roots.index(fold.result), 0)
+                roots.remove(fold.result)
+            x = xp.einsum(how, x, xp.asarray(terms, x.dtype))
+            x = squared(x) if rooted else x
             if fold.result is None:
                 x = xp.squeeze(x, 0)
             else:
                 roots.insert(0, fold.result)
         return xp.transpose(x, [roots.index(r) for r in self.left])
 
+    def along(self, x: Array, axis: int) -> np.ndarray:
+        """Of variances on a grid of the roots that are left, the mean at each entry along an axis."""
+        at = next((i for i, r in enumerate(self.left) if r.kind == PLACE and axis in r.axes), None)
+        by_class = np.mean(np.asarray(x), axis=tuple(i for i in range(x.ndim) if i != at))
+        return by_class if at is None else by_class[list(self.left[at].places.of)]  # type: ignore[union-attr]
 
-def folds_of(laws: Sequence[Law], how: Contraction, roots: tuple[Root, ...]) -> Folds:
+    def deviation(self, x: Array, fold: Fold) -> np.ndarray:
+        """Of variances on a grid of the roots, the deviation at each entry of a sum, of mean square one."""
+        ours = [r for r in fold.roots if r is not None]
+        gone = tuple(i for i, r in enumerate(self.roots) if r not in ours)
+        by_class = np.mean(np.asarray(x), axis=gone)
+        of = [list(r.places.of) for r in self.roots if r in ours and r.places is not None]
+        variance = by_class[tuple(of)] if of else np.full(fold.size, by_class)
+        return np.sqrt(variance / max(np.mean(variance), np.finfo(variance.dtype).tiny))
+
+
+def folds_of(
+    laws: Sequence[Law], how: Contraction, roots: tuple[Root, ...], masked: Masked | None = None
+) -> Folds:
     """The sums over places in the contraction of two laws, relabelled by `meeting_places`."""
     folds = []
     for k in sorted(how.counts):
         ours = [
             next((r for r in law.roots if r.name == _name(side, k)), None) for side, law in enumerate(laws)
         ]
-        if k in how.entries:
+        if masked is not None and k == masked.index:
+            folds.append(_of_mask((ours[0], ours[1]), masked, roots))
+        elif k in how.entries:
             folds.append(_of_window(k, (ours[0], ours[1]), how))
         elif any(r is not None for r in ours):
             size = next(len(r.places.of) for r in ours if r is not None and r.places)
             matrix = _terms(np.arange(size)[None], ours[0], ours[1])
-            folds.append(Fold(k, (ours[0], ours[1]), matrix, None))
+            folds.append(Fold(k, (ours[0], ours[1]), matrix, None, size))
     return Folds(tuple(f for f in folds if f is not None), roots)
 
 
@@ -126,12 +173,31 @@ def _of_window(index: int, ours: tuple[Root | None, Root | None], how: Contracti
     terms = _terms(entries, *ours)
     a, b = (np.asarray(r.places.paths if r is not None and r.places else ((1.0,),)) for r in ours)
     paths = np.concatenate([np.einsum("oab,an->on", terms, a), np.einsum("oab,bn->on", terms, b)], axis=1)
-    found = places.by_paths(paths, places.MOST.get(len(how.entries), 2))
+    found = by_paths(paths, places.MOST.get(len(how.entries), 2))
     of = np.asarray(found.of)
     matrix = np.stack([terms[of == k].mean(axis=0) for k in range(len(found.paths))])
     if len(found.paths) == 1:
         return Fold(index, ours, matrix, None)
     return Fold(index, ours, matrix, Root(PLACE, frozenset([axis]), PLACE, places=found))
+
+
+def _of_mask(ours: tuple[Root | None, Root | None], masked: Masked, roots: Sequence[Root]) -> Fold:
+    """What a mask keeps: by place of the result, those that it has already or by the sums of its shares."""
+    axes, summed = frozenset([masked.left]), masked.sizes[1]
+    result = next((r for r in roots if r.kind == PLACE and r.name == PLACE and r.axes == axes), None)
+    if result is None:
+        found = by_paths(masked.deviations()[:, None], ROWS)
+        result = Root(PLACE, axes, PLACE, places=found) if len(found.paths) > 1 else None
+    first, second = (_one_hot(r, summed) for r in ours)
+    terms = masked.terms(np.einsum("ja,jb->jab", first, second))
+    fold = Fold(masked.index, ours, terms, result, summed)
+    return dataclasses.replace(fold, matrix=fold.by_place(terms))
+
+
+def _one_hot(root: Root | None, size: int) -> np.ndarray:
+    """Of each entry, its class of places."""
+    known = root.places if root is not None else None
+    return np.ones((size, 1)) if known is None else np.eye(len(known.paths))[list(known.of)]
 
 
 def _terms(entries: np.ndarray, a: Root | None, b: Root | None) -> np.ndarray:

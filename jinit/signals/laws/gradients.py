@@ -44,7 +44,7 @@ def _slopes(law: Law, cotangents: Sequence[Root], which: Root) -> Law:
 def _slope(law: Law, root: Root, cotangents: Sequence[int]) -> Array:
     i = law.roots.index(root)
     sign, _ = rule(2, law.nodes.real.dtype)
-    x = law.nodes * sign.reshape(-1, *(1,) * (law.nodes.ndim - 1 - i))
+    x = law.nodes * sign.reshape([-1 if k == i else 1 for k in range(law.nodes.ndim)])
     return without(law, cotangents, average(law, cotangents, x)).nodes
 
 
@@ -55,7 +55,7 @@ def _of_one(law: Law, which: Root, k: int, cotangent: Root) -> Law:
     sign, weights = rule(2, slope.nodes.real.dtype)
     return dataclasses.replace(
         slope,
-        nodes=slope.nodes[..., None] * sign,
+        nodes=slope.nodes[..., None] * sign.reshape((1,) * slope.nodes.ndim + (-1,)),
         weights=(*slope.weights, weights),
         roots=(*slope.roots, cotangent),
     )

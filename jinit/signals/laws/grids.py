@@ -38,9 +38,9 @@ def weights_of(laws: Sequence[Law], roots: Sequence[Root]) -> tuple[Array, ...]:
     return tuple(found[r] for r in roots)
 
 
-def grid_of(laws: Sequence[Law]) -> int:
-    """The number of nodes that these laws have together, at each place."""
-    roots = [r for r in union(laws) if r.kind != PLACE]
+def grid_of(laws: Sequence[Law], *, placed: bool = False) -> int:
+    """The number of nodes that these laws have together: at each place, or at all if `placed`."""
+    roots = [r for r in union(laws) if placed or r.kind != PLACE]
     return math.prod(w.size for w in weights_of(laws, roots))
 
 

@@ -141,8 +141,13 @@ def _slopes(
     )
     found: dict[Reach, Array] = {}
     for reach, x in parts_by_reach(stacked, places.others(rest)):
-        add_to(found, reach or Reach(), _products(rest, x))
+        add_to(found, _plain(reach or Reach()), _products(rest, x))
     return found
+
+
+def _plain(reach: Reach) -> Reach:
+    """The reach, of runs as long but of nothing else known."""
+    return dataclasses.replace(reach, runs=tuple((k, float(b)) for k, b in reach.runs))
 
 
 def _products(law: Law, x: Array) -> Array:

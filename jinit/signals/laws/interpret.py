@@ -16,12 +16,14 @@ from jinit.jaxprs.dataflow import CONTRACTIONS
 from jinit.jaxprs.elementwise import is_elementwise
 from jinit.jaxprs.graph import COPIES
 from jinit.signals.laws import joint, lookups
-from jinit.signals.laws.arrays import near, xp
+from jinit.signals.laws.arrays import is_traced, near, xp
 from jinit.signals.laws.as_laws import as_law, of_examples, of_weight, with_fixed_sums
 from jinit.signals.laws.elementwise import elementwise
 from jinit.signals.laws.holding import run_held, unknown
 from jinit.signals.laws.law import Law, all_axes, constant, normal, two_moments
 from jinit.signals.laws.loops import CONTROL
+from jinit.signals.laws.masked import of_matrix
+from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.roots import COTANGENT, SIGNAL, WEIGHT, Root
 from jinit.signals.laws.rules import RULES, contracted, contraction_of, rows_added
 from jinit.signals.laws.steps import picked
@@ -241,7 +243,9 @@ def contraction(eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:
     # In the gradient of a weight the examples are summed over, and features stay.
     gradient = eqn.primitive.name == "dot_general" and any(isinstance(x, Law) and x.is_linear for x in ins)
     for i, x in enumerate(ins):
-        if isinstance(x, Held) and jnp.issubdtype(x.dtype, jnp.floating):
+        if (law := _of_matrix(x, ins[1 - i], how, i, (at, i))) is not None:
+            laws.append(law)
+        elif isinstance(x, Held) and jnp.issubdtype(x.dtype, jnp.floating):
             examples = frozenset(range(len(x.shape))) - how.free[i] if gradient else how.free[i]
             law = of_weight(x, (at, i)) if x.source == {PARAMS} else of_examples(x, examples, (at, i))
             summed = frozenset(k for k, to in enumerate(how.axes[i]) if to and to <= how.counts.keys())
@@ -256,6 +260,14 @@ def contraction(eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:
             eqn, "a weight meets what is made of itself, as in a power iteration: give `params` as arrays"
         )
     return list(contracted(eqn, laws, at, weight=weights[0] if len(weights) == 1 else None))
+
+
+def _of_matrix(x: Value, other: Value, how: Contraction, side: int, name: Any) -> Law | None:
+    """The law of a matrix of numbers that stand in the program, where a signal meets it."""
+    if not isinstance(x, Held) or x.source or x.array.shape != x.shape or not isinstance(other, Law):
+        return None
+    floating = jnp.issubdtype(x.dtype, jnp.floating) and not is_traced(other.nodes)
+    return of_matrix(x.array, how, side, name) if floating else None
 
 
 def noise(eqn: Any, at: tuple[int, ...]) -> Law:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Sequence
 
 import jax.numpy as jnp
@@ -9,14 +10,19 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, xp
+from jinit.signals.laws.classes import by_paths
 from jinit.signals.laws.law import Law, node_dtype
-from jinit.signals.laws.roots import MASK, Root
+from jinit.signals.laws.mixing import Mixing
+from jinit.signals.laws.roots import MASK, PLACE, Places, Root
 
 # What is this low stands for minus infinity, as in `where(mask, scores, -1e9)`: softmax makes nothing of it.
 LOW = -5e3
 # What laws hold for it. Its square overflows, so that nobody matches moments; the sum of several does not.
 MASKED = float(np.finfo(np.float32).min) / 16
-ROWS = 10
+# Classes of rows of which about as much is kept, and of entries whose sums differ that much, at most.
+ROWS = 6
+# Of larger masks it is not known which positions they have in common.
+LARGEST = 2**24
 
 
 def marked(laws: Sequence[Law]) -> list[Law]:
@@ -39,22 +45,22 @@ def is_masked(x: Array) -> bool:
     return bool(low.any() and not low.all())
 
 
-def of_mask(x: Array, shape: Sequence[int], name: Hashable) -> Law:
+def of_mask(x: Array, shape: Sequence[int]) -> Law:
     """The law of truth values: how many of each row along the last axis hold, and which of them do."""
-    grid, weights, roots = _grid(x, name)
+    grid, weights, roots = _grid(x)
     return Law(grid <= 1, weights, roots, tuple(shape), jnp.dtype(bool))
 
 
-def of_masked(x: Array, shape: Sequence[int], name: Hashable) -> Law:
+def of_masked(x: Array, shape: Sequence[int]) -> Law:
     """The law of an array some entries of which stand for minus infinity, the others being any numbers."""
     values = np.asarray(x, node_dtype(x.dtype))
-    grid, weights, roots = _grid(xp.asarray(values > LOW), name)
+    grid, weights, roots = _grid(xp.asarray(values > LOW))
     kept = np.quantile(values[values > LOW], np.clip(grid, 0, 1)).astype(values.dtype)
     nodes = np.where(np.asarray(grid) <= 1, kept, values.dtype.type(MASKED))
     return Law(xp.asarray(nodes), weights, roots, tuple(shape), jnp.dtype(x.dtype))
 
 
-def _grid(kept: Array, name: Hashable) -> tuple[Array, tuple[Array, ...], tuple[Root, ...]]:
+def _grid(kept: Array) -> tuple[Array, tuple[Array, ...], tuple[Root, ...]]:
     """Places in a row, as shares of what is kept in it: up to one they are kept. By row, and within it.
 
     Rows are put together in `ROWS` groups. A group has the harmonic mean of its shares, since a softmax over
@@ -62,19 +68,54 @@ def _grid(kept: Array, name: Hashable) -> tuple[Array, tuple[Array, ...], tuple[
     """
     varying = tuple(i for i, n in enumerate(kept.shape) if n > 1)
     *outer, inner = varying
-    share = xp.sort(xp.mean(kept.astype(jnp.float32), axis=inner).reshape(-1))
-    groups = np.array_split(np.arange(share.size), min(share.size, ROWS))
+    name = _name_of(kept)
+    share = xp.mean(kept.astype(jnp.float32), axis=inner).reshape(-1)
+    groups = _groups(np.asarray(share) * kept.shape[inner])
     shares = xp.stack([_harmonic_mean(share[group]) for group in groups])
     one, nothing = xp.ones((1,), jnp.float32), xp.zeros((1,), jnp.float32)
     ends = xp.concatenate([nothing, shares, one])
     middle, width = (ends[1:] + ends[:-1]) / 2, ends[1:] - ends[:-1]
-    own = Root((name, 1), frozenset(varying), MASK)
+    own = Root((name, 1), frozenset(varying), MASK, mixing=_mixing(kept, varying))
     tiny = xp.asarray(jnp.finfo(jnp.float32).tiny, jnp.float32)
     if not outer:
         return middle / xp.maximum(shares[0], tiny), (width,), (own,)
     part = xp.asarray([len(group) / share.size for group in groups], jnp.float32)
-    roots = (Root((name, 0), frozenset(outer), MASK), own)
-    return middle[None] / xp.maximum(shares[:, None], tiny), (part, width), roots
+    row = Root((name, 0), frozenset(outer), MASK)
+    if len(outer) == 1:
+        row = Root(PLACE, row.axes, PLACE, places=_places(groups, shares))
+    return middle[None] / xp.maximum(shares[:, None], tiny), (part, width), (row, own)
+
+
+def _groups(counts: np.ndarray) -> list[np.ndarray]:
+    """Rows of which about as much is kept, the least first: by what deviation a mean over them has."""
+    found = by_paths(1 / np.sqrt(np.maximum(counts, 1))[:, None], ROWS)
+    groups = [np.flatnonzero(np.asarray(found.of) == k) for k in range(len(found.paths))]
+    return sorted(groups, key=lambda group: counts[group].mean())
+
+
+def _places(groups: Sequence[np.ndarray], shares: Array) -> Places:
+    """Rows along the one axis that they have, each of the class of its group."""
+    of = np.empty(sum(map(len, groups)), int)
+    for k, group in enumerate(groups):
+        of[group] = k
+    relative = np.asarray(shares) / np.mean(shares)
+    return Places(tuple(of.tolist()), tuple((float(x),) for x in relative))
+
+
+def _name_of(kept: Array) -> Hashable:
+    """The same for all masks that keep the same, in each block of a transformer."""
+    rows = np.asarray(kept, bool)
+    shape = tuple(n for n in rows.shape if n > 1)
+    return (MASK, shape, hashlib.sha1(np.packbits(rows).tobytes()).hexdigest())
+
+
+def _mixing(kept: Array, varying: Sequence[int]) -> Mixing | None:
+    """The shares of what is kept in each row, where that is one matrix."""
+    if len(varying) != 2 or kept.size > LARGEST:
+        return None
+    rows = np.asarray(kept, np.float32).reshape([kept.shape[i] for i in varying])
+    counts = np.maximum(rows.sum(axis=1), 1.0)
+    return Mixing.of((varying[0], varying[1]), rows / counts[:, None], counts)
 
 
 def _harmonic_mean(x: Array) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jinit.signals.laws.law import Axes
+from jinit.signals.laws.runs import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Contraction:
     def terms(self, index: int, run: float) -> float:
         """To how many variances a sum over an index adds up, of entries alike in runs of this length."""
         count = self.counts[index]
+        if isinstance(run, Run) and index not in self.entries and count == run.kernel.size:
+            return count * float(run)
         if run <= 1 or count <= 0:
             return count
         if index not in self.entries:

@@ -15,6 +15,7 @@ from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.averages import forgotten, returned
 from jinit.signals.laws.law import Law, all_axes, as_float
 from jinit.signals.laws.levels import levels_of
+from jinit.signals.laws.mixing import Mixing
 from jinit.signals.laws.pieces import side_by_side
 from jinit.signals.laws.roots import PLACE, Root
 from jinit.signals.laws.runs import Axes, Reach, moved, runs_of, sums_of
@@ -43,8 +44,11 @@ def relabelled(
         sums = sums_of((_moved(f, axis_map) & real, share) for f, share in root.fixed)
         terms = moved_terms(root.terms, axis_map) if root.terms else ()
         roots.append(
-            dataclasses.replace(root, name=name, axes=axes, runs=runs, fixed=sums, summed=kept, terms=terms)
-        )
+            dataclasses.replace(
+                root, name=name, axes=axes, runs=runs, fixed=sums, summed=kept, terms=terms,
+                mixing=_mixing_moved(root.mixing, axis_map),
+            )
+        )  # fmt: skip
     fixed = frozenset(_moved(axes, axis_map) & real for axes in law.fixed_sums) - {frozenset()}
     same = all(new.name == old.name for new, old in zip(roots, law.roots, strict=True))
     origin = law.origin if same else None  # other variables, though of the same law
@@ -52,6 +56,14 @@ def relabelled(
     return dataclasses.replace(
         law, roots=tuple(roots), shape=tuple(shape), fixed_sums=fixed, alike=alike, origin=origin
     )
+
+
+def _mixing_moved(mixing: Mixing | None, axis_map: AxisMap) -> Mixing | None:
+    """That whose axes stand elsewhere now, each at one place."""
+    if mixing is None or any(len(axis_map[i]) != 1 for i in mixing.axes):
+        return None
+    row, column = (next(iter(axis_map[i])) for i in mixing.axes)
+    return dataclasses.replace(mixing, axes=(row, column))
 
 
 def _moved(axes: Axes, axis_map: AxisMap) -> Axes:

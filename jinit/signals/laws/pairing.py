@@ -12,9 +12,10 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, pick, xp
-from jinit.signals.laws.law import Law, as_float, average, mean_square, two_moments
+from jinit.signals.laws.law import Law, as_float, average, mean_square, squared, two_moments
 from jinit.signals.laws.levels import Levels, level_of, levels_of, weighed
 from jinit.signals.laws.roots import COTANGENT, PLACE, Root
+from jinit.signals.laws.runs import Reach, Runs, summed
 
 # Points for each level when several roots are paired: primes, so that any factor gives a lattice.
 POINTS = {0: (), 1: (1021,), 2: (127, 509), 3: (23, 31, 257), 4: (11, 13, 17, 127)}
@@ -41,8 +42,24 @@ def paired(laws: Sequence[Law], roots: Sequence[Root], name: Hashable) -> list[L
             mass = xp.cumsum(weights[root])
             at = xp.searchsorted(mass / mass[-1], xp.asarray(points[j], mass.dtype))
             index[root] = k, xp.clip(at, 0, mass.size - 1)
-    new = tuple(Root((name, "pair", k), axes) for k, axes in enumerate(levels))
+    runs = _runs(laws, levels, free)
+    new = tuple(Root((name, "pair", k), axes, runs=runs[k]) for k, axes in enumerate(levels))
     return [_indexed(law, index, new) for law in laws]
+
+
+def _runs(laws: Sequence[Law], levels: Levels, free: Sequence[Root]) -> list[Runs]:
+    """In what runs the copies of each level come, by what each of its roots alone makes of the laws."""
+    if not any(r.runs for r in free) or any(is_traced(law.nodes) for law in laws):
+        return [() for _ in levels]
+    members: list[list[tuple[Reach, Array]]] = [[] for _ in levels]
+    for law in map(as_float, laws):
+        for i in (i for i, r in enumerate(law.roots) if r in free):
+            root = law.roots[i]
+            alone = average(law, [k for k in range(len(law.roots)) if k != i])
+            variance = average(law, [i], squared(alone - average(law, [i], alone)))
+            members[level_of(root, levels)].append((Reach(root.axes, root.runs), variance))
+    shape = max((law.shape for law in laws), key=len)
+    return [summed(here, axes, shape).runs for here, axes in zip(members, levels, strict=True)]
 
 
 def _points(laws: Sequence[Law], levels: Levels, free: Sequence[Root]) -> list[int]:

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jinit._typing import Array
+from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced
 from jinit.signals.laws.law import Axes, Law, average, normal_nodes, squared
-from jinit.signals.laws.roots import COTANGENT, PLACE
-from jinit.signals.laws.runs import Reach, Sums, sums_of, together
-
-
-def components(law: Law, varying: Sequence[int]) -> list[tuple[frozenset[int], Array]]:
-    """The orthogonal parts of the entries, by the set of roots that each is a function of.
-
-    `x = Σ_S x_S` over subsets `S` of the roots at positions `varying`, where `x_S` has mean zero over every
-    root in `S`, so that `E[x²] = Σ_S E[x_S²]`, all conditional on the other roots (Hoeffding, *A class of
-    statistics with asymptotically normal distribution*, 1948).
-    """
-    parts, least = [(frozenset[int](), law.nodes)], _rounding(law.nodes)
-    for i in varying:
-        split = []
-        for roots, x in parts:
-            mean = average(law, [i], x)
-            left = x - mean
-            split.append((roots, mean))
-            if least is None or _largest(left) > least:
-                split.append((roots | {i}, left))
-        parts = split
-    return parts
+from jinit.signals.laws.roots import COTANGENT, PLACE, Root
+from jinit.signals.laws.runs import Reach, Run, Sums, summed, sums_of, together
 
 
 def _rounding(nodes: Array) -> float | None:
@@ -76,34 +56,57 @@ def spread_by_reach(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Reach
 def parts_by_reach(law: Law, varying: Sequence[int]) -> Iterator[tuple[Reach | None, Array]]:
     """The orthogonal parts of an entry, each with how it differs, and the mean, with none.
 
+    `x = Σ_S x_S` over subsets `S` of the roots at positions `varying`, where `x_S` has mean zero over every
+    root in `S`, so that `E[x²] = Σ_S E[x_S²]`, all conditional on the other roots (Hoeffding, *A class of
+    statistics with asymptotically normal distribution*, 1948). Those that differ alike by one of their roots,
+    whatever the others, are left in one.
+
     Of places among the roots at positions `varying` the mean is taken where a part does not differ from place
     to place anyway, as in a sum over all places.
     """
     random = [i for i in varying if law.roots[i].kind != PLACE]
     at = [i for i in varying if law.roots[i].kind == PLACE]
-    order = sorted(random, key=lambda i: (len(law.roots[i].axes), sorted(law.roots[i].axes)))
-    chain = all(law.roots[i].axes <= law.roots[j].axes for i, j in itertools.pairwise(order))
-    chain = chain and not any(law.roots[i].runs for i in order)
-
-    def part(own: Collection[int], x: Array) -> tuple[Reach | None, Array]:
+    for own, x in _parts(law, sorted(random, key=lambda i: _order(law.roots[i]), reverse=True)):
         if not own:
-            return None, average(law, at, x)
+            yield None, average(law, at, x)
+            continue
         reach = together(law.roots[i] for i in own)
         if reach.fixed:
             sums = _sums_of_part(law, [i for i in random if x.shape[i] > 1], x)
             reach = dataclasses.replace(reach, fixed=sums)
-        return reach, average(law, [i for i in at if not law.roots[i].axes <= reach.axes], x)
+        yield reach, average(law, [i for i in at if not law.roots[i].axes <= reach.axes], x)
 
-    if not chain:
-        for own, x in components(law, random):
-            yield part(own, x)
-        return
-    x = law.nodes  # with nested axes, what a root adds to those before it differs along its own
-    for i in reversed(order):
-        mean = average(law, [i], x)
-        yield part([i], x - mean)
-        x = mean
-    yield part([], x)
+
+def _parts(law: Law, order: Sequence[int]) -> list[tuple[tuple[int, ...], Array]]:
+    """The parts, each with those roots that say how it differs."""
+    parts, least = [((), law.nodes)], _rounding(law.nodes)
+    for i in order:
+        split = []
+        for roots, x in parts:
+            if any(_is_within(law.roots[i], law.roots[k]) for k in roots):
+                split.append((roots, x))
+                continue
+            mean = average(law, [i], x)
+            left = x - mean
+            split.append((roots, mean))
+            if least is None or _largest(left) > least:
+                split.append(((*roots, i), left))
+        parts = split
+    return parts
+
+
+def _order(root: Root) -> tuple[Any, ...]:
+    """Fewer axes first, and of the same axes longer runs."""
+    return len(root.axes), sorted(root.axes), -sum(length for _, length in root.runs)
+
+
+def _is_within(a: Root, b: Root) -> bool:
+    """Whether what is a function of both differs as `b` does."""
+    before, after = Reach(a.axes, a.runs), Reach(b.axes, b.runs)
+    return a.axes <= b.axes and all(
+        after.run(k) == 1 or (not isinstance(after.run(k), Run) and after.run(k) <= before.run(k))
+        for k in a.axes
+    )
 
 
 def _sums_of_part(law: Law, own: Sequence[int], part: Array) -> Sums:
@@ -136,3 +139,19 @@ def _linear_share(law: Law, i: int, part: Array, beside: Sequence[int]) -> float
 def add_to(found: dict[Any, Array], key: Any, variance: Array) -> None:
     """Another variance under the same key."""
     found[key] = found[key] + variance if key in found else variance
+
+
+def reaches_of(laws: Sequence[Law], levels: Sequence[Axes]) -> list[Reach]:
+    """How what differs at each level of a sum does so."""
+    if not any(r.runs or r.fixed for law in laws for r in law.roots):
+        return [Reach(axes) for axes in levels]
+    members: list[list[tuple[Reach, Array]]] = [[] for _ in levels]
+    of: dict[int, Law] = {}
+    for law in laws:
+        for reach, variance in spread_by_reach(law, places.others(law))[1].items():
+            members[next(i for i, axes in enumerate(levels) if reach.axes <= axes)].append((reach, variance))
+            of[id(variance)] = law
+    return [
+        summed(here, axes, laws[0].shape, lambda v, k: places.along_axis(v, of[id(v)], k))
+        for here, axes in zip(members, levels, strict=True)
+    ]

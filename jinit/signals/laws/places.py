@@ -3,52 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, xp
+from jinit.signals.laws.classes import by_paths, is_finer, joint_of
 from jinit.signals.laws.law import Law, first_along, square_root, without
-from jinit.signals.laws.roots import DEVIATION, PLACE, SIGNAL, Places, Root
+from jinit.signals.laws.roots import DEVIATION, MASK, PLACE, SIGNAL, Places, Root
 
 # Classes of places along an axis at most, by the number of axes that windows slide along.
 MOST = {1: 12, 2: 4, 3: 3}
-# Variance of the numbers of paths, of mean one, that is let go by taking two classes as one.
-ALIKE = 2e-4
 # Of the nodes of a law: what differs by less, over their size, makes no difference.
 NOTHING = 1e-4
-# Numbers by which classes are told apart at most, and how many classes there may be before they are rounded.
-NUMBERS, MANY = 4, 64
-
-
-def by_paths(paths: np.ndarray, most: int) -> Places:
-    """Places in `most` classes at most, alike in the numbers of paths: `[place, number]`.
-
-    Those are put together that let least variance go (Ward, *Hierarchical grouping to optimize an objective
-    function*, 1963).
-    """
-    mean = paths.mean(axis=0)
-    relative = np.unique((paths / np.where(mean > 0, mean, 1)).round(5), axis=1)[:, :NUMBERS]
-    for digits in (5, 3, 2, 1, 0):
-        rounded = relative.round(digits)
-        values, of, sizes = np.unique(rounded, axis=0, return_inverse=True, return_counts=True)
-        if len(values) <= MANY:
-            break
-    group = np.arange(len(values))
-    while len(values) > 1:
-        costs = ((values[:, None] - values) ** 2).sum(-1) / (1 / sizes[:, None] + 1 / sizes)
-        np.fill_diagonal(costs, np.inf)
-        i, k = sorted(np.unravel_index(np.argmin(costs), costs.shape))
-        if len(values) <= most and costs[i, k] > ALIKE * len(paths):
-            break
-        values[i] = np.average(values[[i, k]], axis=0, weights=sizes[[i, k]])
-        sizes[i] += sizes[k]
-        group = np.where(group == k, i, group - (group > k))
-        values, sizes = np.delete(values, k, 0), np.delete(sizes, k)
-    return Places(tuple(group[of.reshape(-1)].tolist()), tuple(map(tuple, values.tolist())))
 
 
 def positions(law: Law) -> list[int]:
@@ -200,19 +169,18 @@ def refined(laws: Sequence[Law]) -> list[Law]:
         assert root.places is not None
         known.setdefault((root.name, root.axes), {})[root.places] = None
     most = MOST.get(len({axes for _, axes in known}), 2)
-    joint = {key: _joint(tuple(found), most) for key, found in known.items() if len(found) > 1}
+    joint = {key: joint_of(tuple(found), most) for key, found in known.items() if len(found) > 1}
+    joint |= {k: mine for k, mine in _of_masks(laws) if k in joint and not is_finer(joint[k], mine)}
     return [_refined(law, joint) for law in laws] if joint else list(laws)
 
 
-@functools.lru_cache(maxsize=1024)
-def _joint(found: tuple[Places, ...], most: int) -> Places:
-    """Classes of indices that are in the same class of each, unless those are too many."""
-    paths = np.concatenate([np.asarray(p.paths)[list(p.of)] for p in found], axis=1)
-    of = np.stack([p.of for p in found])
-    _, first, index = np.unique(of, axis=1, return_index=True, return_inverse=True)
-    if len(first) > most:
-        return by_paths(paths, most)
-    return Places(tuple(index.reshape(-1).tolist()), tuple(map(tuple, paths[first].tolist())))
+def _of_masks(laws: Sequence[Law]) -> Iterator[tuple[tuple[Any, frozenset[int]], Places]]:
+    """The classes of rows of a mask, which are not to be taken together: what one keeps another may not."""
+    for law in laws:
+        masked = frozenset[int]().union(*(r.axes for r in law.roots if r.kind == MASK))
+        for root in (law.roots[i] for i in positions(law)):
+            if root.places is not None and root.axes <= masked:
+                yield (root.name, root.axes), root.places
 
 
 def _refined(law: Law, joint: Mapping[Any, Places]) -> Law:
@@ -247,9 +215,20 @@ def differing(law: Law, kinds: Collection[str] = (PLACE, DEVIATION)) -> Law:
         if is_traced(law.nodes) or not np.issubdtype(law.nodes.dtype, np.floating):
             return law
         size = np.sqrt(np.mean(np.square(law.nodes))) if law.nodes.size else 0.0
-        if size and np.all(np.ptp(law.nodes, axis=i) <= NOTHING * size):
+        if size and np.isfinite(size) and np.all(np.ptp(law.nodes, axis=i) <= NOTHING * size):
             law = without(law, [i], first_along(law, [i]))
     return law
+
+
+def along_axis(x: Array, law: Law, axis: int) -> np.ndarray:
+    """The mean of a function of the roots of a law, or of none, at each index along an axis."""
+    known = next((i for i in positions(law) if axis in law.roots[i].axes), None)
+    if x.ndim < len(law.roots) or known is None or x.shape[known] == 1:
+        return np.asarray(np.mean(x))
+    by_class = np.mean(np.asarray(x), axis=tuple(i for i in range(x.ndim) if i != known))
+    places = law.roots[known].places
+    assert places is not None
+    return by_class[list(places.of)]
 
 
 def alike(law: Law, axes: Iterable[int]) -> Law:

@@ -58,7 +58,7 @@ def pointwise(
     shape = outs[0].shape
     laws = [returned(x, shape) if x.size < math.prod(shape) else x for x in laws]
     laws = places.refined(as_coarse(without_deviations(laws)))
-    if any(map(_has_mask, laws)) and grid_of(laws) > TIDY:
+    if any(map(_has_mask, laws)) and grid_of(laws, placed=True) > TIDY:
         laws = [narrowed(x) for x in laws]
     exact = _exact(kind, laws)
     normals = all(x.is_normal and not x.is_linear and places.others(x) for x in laws)

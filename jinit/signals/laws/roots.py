@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Hashable
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.mixing import Mixing
 from jinit.signals.laws.runs import Axes, Reach, Runs, Sums
 
 SIGNAL, WEIGHT, COTANGENT, MASK, PLACE = "signal", "weight", "cotangent", "mask", "place"
@@ -28,6 +30,13 @@ class Places:
 
     of: tuple[int, ...]
     paths: tuple[tuple[float, ...], ...]
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash((self.of, self.paths))
+
+    def __hash__(self) -> int:  # asked for at every step, and long
+        return self._hash
 
     def weights(self) -> Array:
         """The share of each class."""
@@ -51,6 +60,7 @@ class Root:
       runs: of axes along which the copies come in runs, to how many entries one is alike (`Reach`).
       fixed: sets of axes along which what is linear in it adds up to nothing, in part (`Reach`).
       places: of a PLACE, which index is of which node.
+      mixing: of a MASK, the shares of what it keeps.
       summed: of what is left of an average over few entries of a gradient, these (`averages.Summed`).
       terms: of what signals it is a weighted sum of entries (`terms.Terms`).
     """
@@ -62,10 +72,12 @@ class Root:
     runs: Runs = ()
     fixed: Sums = dataclasses.field(default=(), compare=False)
     places: Places | None = None
+    mixing: Mixing | None = dataclasses.field(default=None, compare=False, repr=False)
     summed: Any = dataclasses.field(default=None, compare=False, repr=False)
     terms: tuple[Any, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     def along(self, axes: Axes) -> Root:
         """The same along these axes alone."""
-        reach = Reach(self.axes, self.runs, self.fixed).along(axes)
-        return dataclasses.replace(self, axes=reach.axes, runs=reach.runs, fixed=reach.fixed)
+        reach, mixing = Reach(self.axes, self.runs, self.fixed).along(axes), self.mixing
+        kept = mixing if mixing is not None and axes.issuperset(mixing.axes) else None
+        return dataclasses.replace(self, axes=reach.axes, runs=reach.runs, fixed=reach.fixed, mixing=kept)

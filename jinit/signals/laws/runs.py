@@ -3,18 +3,58 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced
+from jinit.signals.laws.kernels import Kernel, grouped
 
 Axes = frozenset[int]
 Runs = tuple[tuple[int, float], ...]
 Sums = tuple[tuple[Axes, float], ...]
+
+
+class Run(float):
+    """To how many entries one is alike along an axis, with the correlations of any two entries.
+
+    Deviations are one on average over places that count as alike. What is computed with it is a plain number
+    again, so that the kernel is never that of other entries.
+    """
+
+    kernel: Kernel
+
+    @classmethod
+    def of(cls, kernel: Kernel) -> Run:
+        """From correlations."""
+        run = cls(kernel.run)
+        run.kernel = kernel
+        return run
+
+    @classmethod
+    def over(cls, kernel: Kernel, variance: np.ndarray) -> Run:
+        """From covariances, over what is known of variances, by group, besides."""
+        some = variance > 1e-9 * max(np.max(variance), 1e-300)
+        return cls.of(kernel.scaled(np.where(some, 1 / np.sqrt(np.where(some, variance, 1)), 0)))
+
+    def __eq__(self, other: object) -> bool:
+        return float(self) == other and self.kernel is getattr(other, "kernel", None)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(float(self))
+
+
+def kernel_of(run: float, size: int) -> Kernel:
+    """The correlations of so many entries: as they are known, or else falling off by `1 / run`."""
+    return run.kernel if isinstance(run, Run) and run.kernel.size == size else Kernel.of_run(run, size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +90,8 @@ class Reach:
 
 def runs_of(lengths: Mapping[int, float]) -> Runs:
     """Those longer than one, in order."""
-    return tuple(sorted((k, float(b)) for k, b in lengths.items() if b > 1 + 1e-6))
+    known = {k: b for k, b in lengths.items() if b > 1 + 1e-6 or isinstance(b, Run)}
+    return tuple((k, b if isinstance(b, Run) else float(b)) for k, b in sorted(known.items()))
 
 
 def sums_of(shares: Iterable[tuple[Axes, float]]) -> Sums:
@@ -63,16 +104,36 @@ def sums_of(shares: Iterable[tuple[Axes, float]]) -> Sums:
 
 
 def together(reaches: Iterable[Any]) -> Reach:
-    """How a product differs: along all axes of its factors, in the shorter runs."""
+    """How a product differs: along all axes of its factors, in the shorter runs or by products of kernels."""
     found = [Reach(r.axes, r.runs, r.fixed) for r in reaches]
     axes = frozenset[int]().union(*(r.axes for r in found))
-    runs = runs_of({k: min(r.run(k) for r in found if k in r.axes) for k in axes})
+    runs = runs_of({k: _product(tuple(r.run(k) for r in found if k in r.axes)) for k in axes})
     sums = {f for r in found for f, _ in r.fixed if f & axes}
     return Reach(axes, runs, sums_of((f, min(r.share(f) for r in found if f & r.axes)) for f in sums))
 
 
-def summed(members: Sequence[tuple[Reach, Array]], axes: Axes, shape: Sequence[int]) -> Reach:
-    """How a sum of independent parts differs, each by its own reach and variance."""
+def _product(runs: tuple[float, ...]) -> float:
+    """The run of a product of factors of these."""
+    if len(runs) == 1:
+        return runs[0]
+    plain = [r for r in runs if not isinstance(r, Run)]
+    return min(plain) if len(plain) == len(runs) or 1 in plain else _of_kernels(runs)
+
+
+@functools.lru_cache(maxsize=256)  # so that the same product is the same object
+def _of_kernels(runs: tuple[float, ...]) -> Run:
+    size = next(r.kernel.size for r in runs if isinstance(r, Run))
+    return Run.of(functools.reduce(operator.mul, (kernel_of(r, size) for r in runs)))
+
+
+def summed(
+    members: Sequence[tuple[Reach, Array]], axes: Axes, shape: Sequence[int],
+    spread: Callable[[Array, int], np.ndarray] | None = None,
+) -> Reach:  # fmt: skip
+    """How a sum of independent parts differs, each by its own reach and variance.
+
+    `spread` gives the variance at each entry along an axis, where places differ.
+    """
     lengths = {}
     traced = any(is_traced(v) for _, v in members)
     weights = [1.0 if traced else float(np.mean(v)) for _, v in members]
@@ -81,6 +142,9 @@ def summed(members: Sequence[tuple[Reach, Array]], axes: Axes, shape: Sequence[i
         own = [r.run(k) if k in r.axes else float(shape[k]) for r, _ in members]
         if not known:
             lengths[k] = min(own, default=1.0)
+        elif any(isinstance(run, Run) for run in own):
+            variances = [np.mean(v) if spread is None else spread(v, k) for _, v in members]
+            lengths[k] = _mixed(own, variances, shape[k])
         else:
             lengths[k] = sum(b * w for b, w in zip(own, weights, strict=True)) / sum(weights)
     sums = {f for r, _ in members for f, _ in r.fixed}
@@ -89,12 +153,20 @@ def summed(members: Sequence[tuple[Reach, Array]], axes: Axes, shape: Sequence[i
     return Reach(axes, runs_of(lengths), fixed)
 
 
+def _mixed(runs: Sequence[float], variances: Sequence[Any], size: int) -> Run:
+    """The run of a sum of parts of these, each of one variance at each entry."""
+    at = [grouped(np.broadcast_to(np.maximum(v, 0), size)) for v in variances]
+    parts = [kernel_of(run, size).scaled(np.sqrt(v)) for run, v in zip(runs, at, strict=True)]
+    return Run.over(functools.reduce(operator.add, parts), np.sum(at, axis=0))
+
+
 def moved(root: Any, axis_map: Sequence[Axes], before: Sequence[int]) -> Runs:
     """The runs of a root whose axes stand elsewhere now; of merged axes, those it lacks make it run on."""
     mine, lengths = Reach(root.axes, root.runs), {}
     for axis in frozenset[int]().union(*(axis_map[i] for i in root.axes)):
         sources = [i for i in range(len(axis_map)) if axis in axis_map[i]]
-        lengths[axis] = math.prod(mine.run(i) if i in root.axes else before[i] for i in sources)
+        found = [mine.run(i) if i in root.axes else before[i] for i in sources]
+        lengths[axis] = found[0] if len(found) == 1 else math.prod(found)
     return runs_of(lengths)
 
 
@@ -116,6 +188,8 @@ def alike_in(count: float, run: float, *, sliding: bool) -> float:
 
     Runs and windows that do not slide begin together. Else the correlation falls off by `1 / run`.
     """
+    if isinstance(run, Run) and count == run.kernel.size:
+        return float(run)
     if run <= 1:
         return 1.0
     if not sliding:

@@ -17,6 +17,7 @@ from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.grids import grid_of
 from jinit.signals.laws.law import Axes, Law, average, constant, square_root, squared, without
+from jinit.signals.laws.masked import less_common
 from jinit.signals.laws.pointwise import LIMIT, pointwise
 from jinit.signals.laws.roots import MASK, Root
 
@@ -69,6 +70,7 @@ def probabilities(z: Law, axes: Axes, name: Any) -> Law:
 
     It is held as the former, and a coin for the deviation.
     """
+    z = less_common(z, z, axes)
     varying = [i for i, r in enumerate(z.roots) if r.axes & axes]
     count = xp.asarray(_count(z, axes), z.nodes.dtype)
     if not varying:
@@ -102,7 +104,7 @@ def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
     variance is multiplied by `p² ((1 - p)² + Σ p²)`, where the sum is over the others. They add up to
     `1 - p`, so their sum of squares is taken as proportional to `(1 - p)²`, with the mean that it has.
     """
-    p, cotangent = places.as_signals(p), places.as_signals(cotangent)
+    p, cotangent = places.as_signals(p, axes), places.as_signals(cotangent, axes)
     varying = [i for i, r in enumerate(p.roots) if r.axes & axes]
     count = xp.asarray(_count(p, axes), p.nodes.dtype)
     unmasked = (p.nodes > 1e-6 / count).astype(p.nodes.dtype)
@@ -113,6 +115,7 @@ def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
     factor = xp.abs(p.nodes * (1 - p.nodes)) * xp.sqrt(1 + relative)
     theirs = [i for i, r in enumerate(cotangent.roots) if r.axes & axes]
     rest = dataclasses.replace(cotangent, nodes=cotangent.nodes - average(cotangent, theirs))
+    rest = less_common(rest, p, axes)
     laws = [_beside(dataclasses.replace(p, nodes=factor, fixed_sums=frozenset()), rest, (name, "coin")), rest]
     aval = jax.ShapeDtypeStruct(p.shape, cotangent.dtype)
     (out,) = pointwise(lambda x, y: [x * y], laws, [aval], name, "mul")

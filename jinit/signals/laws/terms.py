@@ -64,15 +64,20 @@ def inherited(out: Law, name: Hashable, law: Law, how: Contraction, side: int, s
     return _marked(out, name, found)
 
 
-def with_terms(out: Law, name: Hashable, laws: Sequence[Law], how: Contraction, share: float) -> Law:
-    """`out`, the contraction of these laws: its roots of this name know of what they are sums, to a share."""
+def with_terms(
+    out: Law, name: Hashable, laws: Sequence[Law], how: Contraction, share: float, known: int | None = None
+) -> Law:
+    """`out`, the contraction of these laws: its roots of this name know of what they are sums, to a share.
+
+    What its entries have in common as sums of the operand `known` is in their correlations already.
+    """
     sides = [side for side in (0, 1) if not laws[side].is_weight]
     for side in sides:
         out = inherited(out, name, _beside(laws[side], laws[1 - side], how, side), how, side, share)
     rank = len(how.shape)
     count = math.prod(how.squares[k] / n for k, n in how.counts.items() if n)  # as its terms see it
     for side in sides:
-        if laws[side].is_linear or laws[1 - side].is_linear:
+        if laws[side].is_linear or laws[1 - side].is_linear or side == known:
             continue
         still = _still(laws[1 - side], how, 1 - side)
         pairs = frozenset((j, k) for j, to in enumerate(how.axes[side]) for k in to & still if k < rank)
