@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jinit
+from jinit.signals.laws.kernels import Kernel
 from jinit.signals.laws.law import normal
 from jinit.signals.laws.moving import broadcast, reshaped, tiled
-from jinit.signals.laws.runs import alike_in
+from jinit.signals.laws.runs import Run, alike_in
 from tests.signals.test_centring import agree
 from tests.zoo import array
 
@@ -119,13 +121,40 @@ def test_what_repeats_is_known_to():
 
 
 def test_alike_in_a_row():
-    """`Σ_ij ρ(i-j) / n` for the correlation `1 - d / 3`, summed by hand; and of whole runs."""
+    """Whole runs, and of the correlation `1 - d / 3` the sum `Σ_ij ρ(i-j) / n`, by hand."""
+    assert (alike_in(4, 3.0), alike_in(2, 3.0), alike_in(4, 1.0)) == (3, 2, 1)
     row = np.arange(4)
     rho = np.maximum(1 - abs(row[:, None] - row) / 3, 0)
-    np.testing.assert_allclose(alike_in(4, 3.0, sliding=True), rho.sum() / 4)
-    assert alike_in(4, 3.0, sliding=False) == 3
-    assert alike_in(2, 3.0, sliding=False) == 2
-    assert alike_in(4, 1.0, sliding=True) == 1
+    known = Run.of(Kernel.of_run(3.0, 4))
+    np.testing.assert_allclose([float(known), alike_in(4, known)], rho.sum() / 4)
+
+
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+def test_windows_that_slide_twice(padding: str):
+    """Against the sums of all positions."""
+    batch, size, width = 2, 12, 64
+    names, identity = "abc", np.eye(12)[None]
+
+    def pool(x: Any) -> Any:
+        return nn.avg_pool(nn.avg_pool(x, (3,), padding=padding), (3,), padding=padding)
+
+    def apply(params: Any, x: Any) -> Any:
+        return pool(x @ params["a"]) @ params["b"] @ params["c"]
+
+    shapes = {k: jax.ShapeDtypeStruct((width, width), "float32") for k in names}
+    x = jax.ShapeDtypeStruct((batch, size, width), "float32")
+    records = jinit.predict(apply, weights=lambda path: 1 / width)(shapes, x)
+    matrix = np.asarray(pool(identity))[0]
+    squares = np.sum(matrix**2)
+    forward, backward = records["b"].input, records["a"].cotangent
+    assert forward is not None
+    assert backward is not None
+    np.testing.assert_allclose(forward.second_moment, squares / len(matrix), rtol=1e-4)
+    np.testing.assert_allclose(backward.second_moment, squares / size, rtol=1e-4)
+    for name in "ab":
+        gradient = records[name].weight_gradient
+        assert gradient is not None
+        np.testing.assert_allclose(gradient.second_moment, batch * squares, rtol=1e-4)
 
 
 def test_padding_leaves_places_out_of_a_sum_that_is_zero():

@@ -183,7 +183,7 @@ def _of_window(index: int, ours: tuple[Root | None, Root | None], how: Contracti
 
 def _of_mask(ours: tuple[Root | None, Root | None], masked: Masked, roots: Sequence[Root]) -> Fold:
     """What a mask keeps: by place of the result, those that it has already or by the sums of its shares."""
-    axes, summed = frozenset([masked.left]), masked.sizes[1]
+    axes, summed = frozenset([masked.left]), masked.sums.columns
     result = next((r for r in roots if r.kind == PLACE and r.name == PLACE and r.axes == axes), None)
     if result is None:
         found = by_paths(masked.deviations()[:, None], ROWS)

@@ -76,6 +76,11 @@ class Kernel:
         return np.diag(self.between) + self.own
 
     @property
+    def mean_variance(self) -> float:
+        """On average over positions."""
+        return float(self.variance @ self.counts) / self.size
+
+    @property
     def run(self) -> float:
         """To how many positions one is alike, on average."""
         return float(self.counts @ self.matrix.sum(axis=1)) / self.size

@@ -51,20 +51,14 @@ class Masked:
         return self.mixing.axes[0] == self.left
 
     @property
-    def sizes(self) -> tuple[int, int]:
-        """The numbers of entries along `left` and along `index`."""
-        rows, columns = self.mixing.rows, self.mixing.columns
-        return (rows, columns) if self.by_row else (columns, rows)
-
-    def shares(self) -> np.ndarray:
-        """Of each term in each sum, by group: `[left, summed]`."""
-        return self.mixing.shares if self.by_row else self.mixing.shares.T
+    def sums(self) -> Mixing:
+        """The shares of the terms of each sum."""
+        return self.mixing if self.by_row else self.mixing.transposed
 
     def terms(self, x: np.ndarray) -> np.ndarray:
         """The sums, by entry along `left`, of what is known of each entry of `index`."""
-        if self.by_row:
-            return self._summed(self.shares(), x) * self.over.reshape(-1, *(1,) * (x.ndim - 1))
-        return self._summed(self.shares(), x * self.over.reshape(-1, *(1,) * (x.ndim - 1)))
+        over = self.over.reshape(-1, *(1,) * (x.ndim - 1))
+        return self._summed(x) * over if self.by_row else self._summed(x * over)
 
     def variances(self, covariance: Kernel) -> np.ndarray:
         """The variance of the sums, by entry along `left`."""
@@ -73,14 +67,11 @@ class Masked:
 
     def deviations(self) -> np.ndarray:
         """Those of sums of independent terms, each its share, by entry along `left`."""
-        return np.sqrt(self._summed(self.shares() ** 2 + self._uneven(), np.ones(self.sizes[1])))
+        return np.sqrt(self.sums.squares())[groups(self.sums.rows)[0]]
 
-    def _summed(self, shares: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def _summed(self, x: np.ndarray) -> np.ndarray:
         counts = groups(len(x))[1].reshape(-1, *(1,) * (x.ndim - 1))
-        return np.tensordot(shares, grouped(x) * counts, 1)[groups(self.sizes[0])[0]]
-
-    def _uneven(self) -> np.ndarray:
-        return self.mixing.uneven if self.by_row else self.mixing.uneven.T
+        return np.tensordot(self.sums.shares, grouped(x) * counts, 1)[groups(self.sums.rows)[0]]
 
     def along_left(self, reach: Reach) -> Reach:
         """The reach of sums that differ along `left`, in whatever runs."""
@@ -106,25 +97,22 @@ class Masked:
           whole: how their product does.
           deviation: of the terms, by entry of `index`.
         """
-        a, (left, summed) = self.shares(), self.sizes
-        ours, beside = _kernel(own, self.index, summed), _kernel(whole, self.left, left)
+        sums, column = self.sums, frozenset([self.mixing.axes[1]])
+        ours, beside = _kernel(own, self.index, sums.columns), _kernel(whole, self.left, sums.rows)
         size = grouped(deviation if self.by_row else deviation * self.over)
-        theirs = _kernel(other, self.index, summed).scaled(size)
-        both = ours * theirs
-        found = Kernel.alike(left, a @ both.form @ a.T) * beside
-        alone = self._uneven() @ (both.own * both.counts)  # what positions of one group do not share
-        alone = Kernel(left, np.zeros_like(found.between), alone) * beside
-        column = frozenset([self.mixing.axes[1]])
+        theirs = _kernel(other, self.index, sums.columns).scaled(size)
+        found = sums.sums(ours * theirs) * beside
         share = 1.0 if law.adds_to_nothing(column, own.axes) else own.share(column)
         if not share:
-            return found + alone
+            return found
         if self.by_row:
             centred = self.mixing.rows_centred(ours, theirs) * beside
             centred = centred.scaled(1 / np.sqrt(self.mixing.left(ours)))
         else:
-            alike = _kernel(own, self.left, left)
-            centred = self.mixing.columns_centred(alike, both.scaled(1 / np.sqrt(self.mixing.left(alike))))
-        return centred.scaled(share**0.5) + found.scaled((1 - share) ** 0.5) + alone
+            alike = _kernel(own, self.left, sums.rows)
+            left = 1 / np.sqrt(self.mixing.left(alike))
+            centred = self.mixing.columns_centred(alike, (ours * theirs).scaled(left))
+        return centred.scaled(share**0.5) + found.scaled((1 - share) ** 0.5)
 
 
 def _kernel(reach: Reach, index: int, size: int) -> Kernel:

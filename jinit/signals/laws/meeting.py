@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from jinit.signals.laws.kernels import groups
 from jinit.signals.laws.law import Axes
+from jinit.signals.laws.mixing import Mixing
 from jinit.signals.laws.runs import Run
 
 
@@ -57,8 +59,8 @@ class Contraction:
     def terms(self, index: int, run: float) -> float:
         """To how many variances a sum over an index adds up, of entries alike in runs of this length."""
         count = self.counts[index]
-        if isinstance(run, Run) and index not in self.entries and count == run.kernel.size:
-            return count * float(run)
+        if isinstance(run, Run):
+            return self._known_terms(index, run)
         if run <= 1 or count <= 0:
             return count
         if index not in self.entries:
@@ -68,6 +70,17 @@ class Contraction:
         apart = abs(at[:, None] - at)
         together = at[:, None] // run == at // run if float(run).is_integer() else 1 - apart / run
         return float(((meets @ np.maximum(together, 0)) * meets).sum(1).mean())
+
+    def _known_terms(self, index: int, run: Run) -> float:
+        """The same, of entries whose correlations are known."""
+        if index not in self.entries:
+            known = self.counts[index] == run.kernel.size
+            return self.counts[index] * float(run) if known else self.terms(index, float(run))
+        meets = (self.entries[index] >= 0).astype(float)
+        if meets.shape[1] != run.kernel.size:
+            return self.terms(index, float(run))
+        mixing = Mixing.of((0, 1), meets, np.ones(len(meets)))
+        return float(mixing.common(run.kernel) @ groups(len(meets))[1] / len(meets))
 
 
 def of_dot(eqn: Any) -> Contraction:

@@ -24,7 +24,7 @@ class Mixing:
       columns: how many there are.
     """
 
-    axes: tuple[int, int]
+    axes: tuple[int, ...]
     shares: np.ndarray
     uneven: np.ndarray
     counts: np.ndarray
@@ -46,6 +46,16 @@ class Mixing:
         """How many there are."""
         return len(self.counts)
 
+    @property
+    def transposed(self) -> Mixing:
+        """Columns as rows."""
+        return Mixing(self.axes[::-1], self.shares.T, self.uneven.T, np.ones(self.columns), self.rows)
+
+    def sums(self, kernel: Kernel) -> Kernel:
+        """Covariances of the rows' sums, of those of columns."""
+        alone = self.uneven @ (kernel.own * kernel.counts)  # what positions of one group do not share
+        return Kernel(self.rows, self.shares @ kernel.form @ self.shares.T, alone)
+
     def common(self, kernel: Kernel) -> np.ndarray:
         """The variance of the sums in each row, by group: `a R aᵀ`."""
         return np.einsum("ij,ij->i", self.shares @ kernel.form, self.shares)
@@ -64,7 +74,7 @@ class Mixing:
         mean, met = a @ ours.matrix.T, a @ theirs.matrix.T
         once = (a * n) @ (mean * met).T
         both = ((mean * n) @ a.T) * ((met * n) @ a.T)
-        return Kernel.alike(self.rows, a @ (ours * theirs).form @ a.T - once - once.T + both)
+        return self.sums(ours * theirs) + Kernel.alike(self.rows, both - once - once.T)
 
     def columns_centred(self, ours: Kernel, theirs: Kernel) -> Kernel:
         """Covariances of `Σ_i a_ij (v_j - Σ_m a_im v_m) u_i` over `j`, of those of `v` and of `u`."""
@@ -73,4 +83,4 @@ class Mixing:
         once = (met * mean.T) @ a
         both = theirs * Kernel.alike(self.rows, (mean * n) @ a.T)
         rest = a.T @ both.form @ a - once - once.T
-        return Kernel.alike(self.columns, met @ a) * ours + Kernel.alike(self.columns, rest)
+        return self.transposed.sums(theirs) * ours + Kernel.alike(self.columns, rest)

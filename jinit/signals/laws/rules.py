@@ -155,7 +155,7 @@ def _window_sum(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
     )
     axes = frozenset(counts)
     steps = zip(eqn.params["base_dilation"], eqn.params["window_strides"], strict=True)
-    sliding = frozenset(i for i, step in enumerate(steps) if step == (1, 1))
+    sliding = {i: windows[i] for i, step in enumerate(steps) if step == (1, 1) and i in counts}
     summed = total(law, axes, eqn.outvars[0].aval.shape, name, keep=True, counts=counts, sliding=sliding)
     return [moving.rearranged(summed, strided - axes, eqn.outvars[0].aval.shape, name)]
 

@@ -183,29 +183,24 @@ def split(runs: Runs, groups: Sequence[tuple[list[int], list[int]]], after: Sequ
     return runs_of(lengths)
 
 
-def alike_in(count: float, run: float, *, sliding: bool) -> float:
-    """To how many of `count` entries in a row one is alike, on average over the row: `Σ_ij ρ(i-j) / count`.
-
-    Runs and windows that do not slide begin together. Else the correlation falls off by `1 / run`.
-    """
+def alike_in(count: float, run: float) -> float:
+    """To how many of `count` entries in a row one is alike, on average: runs and rows begin together."""
     if isinstance(run, Run) and count == run.kernel.size:
         return float(run)
-    if run <= 1:
-        return 1.0
-    if not sliding:
-        return max(1.0, min(run, count))
-    return 1 + 2 * sum((1 - d / count) * max(0.0, 1 - d / run) for d in range(1, math.ceil(count)))
+    return max(1.0, min(run, count))
 
 
 def copies_in(
-    reach: Reach, counts: Mapping[int, float], shape: Sequence[int], sliding: Axes = frozenset()
+    reach: Reach, counts: Mapping[int, float], shape: Sequence[int], alike: Mapping[int, float] | None = None
 ) -> float:
     """How many independent copies of what differs so there are among so many entries along each axis.
 
-    More, where part of them adds up to nothing: their mean has as much less of a variance.
+    More, where part of them adds up to nothing: their mean has as much less of a variance. `alike`: to how
+    many of them one is alike, where that is known.
     """
+    known = alike or {}
     here = {i: n for i, n in counts.items() if i in reach.axes}
-    copies = math.prod(n / alike_in(n, reach.run(i), sliding=i in sliding) for i, n in here.items())
+    copies = math.prod(n / (known.get(i) or alike_in(n, reach.run(i))) for i, n in here.items())
     lost = 0.0
     for f, share in reach.fixed:
         if f & reach.axes & here.keys():

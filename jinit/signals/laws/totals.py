@@ -12,11 +12,13 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.averages import COARSE, FINE, summed
+from jinit.signals.laws.kernels import Kernel
 from jinit.signals.laws.law import Axes, Law, all_axes, average, constant, plus_normal, squared, without
+from jinit.signals.laws.mixing import Mixing
 from jinit.signals.laws.parts import spread_by_reach
 from jinit.signals.laws.quadrature import deviations
 from jinit.signals.laws.roots import COTANGENT, DEVIATION, PLACE, SIGNAL, Root
-from jinit.signals.laws.runs import Reach, alike_in, copies_in, runs_of
+from jinit.signals.laws.runs import Reach, Run, alike_in, copies_in, kernel_of, runs_of
 from jinit.signals.laws.runs import summed as summed_reach
 
 # The square of a remainder's deviation over its mean up to which few nodes are enough.
@@ -25,7 +27,7 @@ SMALL = 0.1
 
 def total(
     law: Law, axes: Axes, shape: Sequence[int], name: Hashable, *, keep: bool = False,
-    counts: Mapping[int, float] | None = None, sliding: Axes = frozenset(),
+    counts: Mapping[int, float] | None = None, sliding: Mapping[int, np.ndarray] | None = None,
 ) -> Law:  # fmt: skip
     """The law of the sum over `axes`.
 
@@ -39,7 +41,7 @@ def total(
       name: for the new root.
       keep: whether the remainder stays where the sum is broadcast again, as that of a pooling does.
       counts: number of terms along each axis, if not all.
-      sliding: axes along which windows begin at every entry, and share most of theirs.
+      sliding: along axes along which windows share entries, which ones each has: `[place, tap]`.
     """
     if counts is None and law.is_linear and any(f <= axes for f in law.fixed_sums):
         return constant(xp.zeros((), law.nodes.dtype), shape, law.dtype)
@@ -56,13 +58,17 @@ def total(
     for moving, variance in found.items():
         if counts is None and law.adds_to_nothing(axes, moving.axes):
             continue
-        alike = {i: alike_in(n[i], moving.run(i), sliding=i in sliding) for i in n}
-        copies.append(copies_in(moving, n, law.shape, sliding))
+        kernels = _of_windows(moving, sliding or {}, law.shape)
+        alike = {i: k.mean_variance / n[i] for i, k in kernels.items()}
+        copies.append(copies_in(moving, n, law.shape, alike))
         terms = math.prod(n.values()) ** 2 / copies[-1]
         variance = xp.squeeze(variance, tuple(varying)) * xp.asarray(terms, variance.dtype)
         spread_out = spread_out + variance
-        longer = {k: n[k] / alike[k] * shape[k] / law.shape[k] if k in n else 1.0 for k in moving.axes}
-        runs = runs_of({k: moving.run(k) * longer[k] for k in moving.axes})
+        ratios = {i: shape[i] / law.shape[i] for i in moving.axes}
+        lengths = {i: _run_of_sums(moving.run(i), n.get(i), kernels.get(i), ratios[i]) for i in ratios}
+        runs = runs_of(lengths)
+        if is_traced(variance):
+            runs = tuple((i, float(run)) for i, run in runs)
         parts.append((Reach(moving.axes, runs, moving.fixed), variance))
     left = frozenset[int]().union(*(r.axes for r, _ in parts)) & all_axes(shape)
     if not varying or not left:
@@ -72,6 +78,26 @@ def total(
     kind = COTANGENT if law.is_linear else SIGNAL
     root = Root(name, left, kind, not keep, mine.runs, mine.fixed, summed=few)
     return plus_normal(out, spread_out, root, 64 if keep else _size(out, spread_out))
+
+
+def _of_windows(reach: Reach, windows: Mapping[int, np.ndarray], shape: Sequence[int]) -> dict[int, Kernel]:
+    """Covariances of the sums over windows, along each axis, of what has variance one."""
+    found = {}
+    for i in windows.keys() & reach.axes:
+        rows, taps = np.nonzero(windows[i] >= 0)
+        matrix = np.zeros((len(windows[i]), shape[i]))
+        np.add.at(matrix, (rows, windows[i][rows, taps]), 1.0)
+        found[i] = Mixing.of((0, 1), matrix, np.ones(len(matrix))).sums(kernel_of(reach.run(i), shape[i]))
+    return found
+
+
+def _run_of_sums(run: float, count: float | None, kernel: Kernel | None, ratio: float) -> float:
+    """The run of sums over `count` entries, if over any; `ratio`: their number over that of entries."""
+    if count is None:
+        return run
+    if kernel is None:
+        return run * count / alike_in(count, run) * ratio
+    return Run.over(kernel, np.full(len(kernel.counts), kernel.mean_variance))
 
 
 def _size(mean: Law, variance: Array) -> int:
