@@ -117,7 +117,7 @@ def _product(runs: tuple[float, ...]) -> float:
     if len(runs) == 1:
         return runs[0]
     plain = [r for r in runs if not isinstance(r, Run)]
-    return min(plain) if len(plain) == len(runs) or 1 in plain else _of_kernels(runs)
+    return min(plain) if len(plain) == len(runs) or 1 in plain else _of_kernels(tuple(sorted(runs)))
 
 
 @functools.lru_cache(maxsize=256)  # so that the same product is the same object
