@@ -19,6 +19,9 @@ Axes = frozenset[int]
 Runs = tuple[tuple[int, float], ...]
 Sums = tuple[tuple[Axes, float], ...]
 
+# Of variances at all entries: those that differ by less, over their mean, count as the same.
+EVEN = 0.2
+
 
 class Run(float):
     """To how many entries one is alike along an axis, with the correlations of any two entries.
@@ -154,10 +157,15 @@ def summed(
 
 
 def _mixed(runs: Sequence[float], variances: Sequence[Any], size: int) -> Run:
-    """The run of a sum of parts of these, each of one variance at each entry."""
+    """The run of a sum of parts of these, each of one variance at each entry.
+
+    A sum of the same variance everywhere has been normalised, entry by entry.
+    """
     at = [grouped(np.broadcast_to(np.maximum(v, 0), size)) for v in variances]
     parts = [kernel_of(run, size).scaled(np.sqrt(v)) for run, v in zip(runs, at, strict=True)]
-    return Run.over(functools.reduce(operator.add, parts), np.sum(at, axis=0))
+    kernel, whole = functools.reduce(operator.add, parts), np.sum(at, axis=0)
+    even = np.ptp(whole) <= EVEN * np.mean(whole)
+    return Run.over(kernel, kernel.variance if even else whole)
 
 
 def moved(root: Any, axis_map: Sequence[Axes], before: Sequence[int]) -> Runs:
