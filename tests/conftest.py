@@ -16,6 +16,7 @@ for flag, value in (("xla_force_host_platform_device_count", 8), ("xla_backend_o
     if flag not in (given := os.environ.get("XLA_FLAGS", "")):
         os.environ["XLA_FLAGS"] = f"{given} --{flag}={value}".strip()
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as many processes as cores: they would wait
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
