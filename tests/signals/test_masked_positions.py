@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import jinit
+from jinit.signals.laws.steps import LAYERS
 from tests.signals.agreement import disagreement
 
 WIDTH = 128
@@ -176,7 +177,7 @@ def test_a_language_model_in_a_long_scan():
             def body(block: Any, x: Any, _: Any) -> Any:
                 return block(x, nn.make_causal_mask(jnp.ones(x.shape[:2]))), None
 
-            stack = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, length=20)
+            stack = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, length=LAYERS + 1)
             return nn.Dense(8)(nn.LayerNorm()(stack(Block(), x, None)[0]))
 
     model, x = Scanned(), jax.random.normal(jax.random.key(0), (2, 8, 64))
@@ -187,7 +188,7 @@ def test_a_language_model_in_a_long_scan():
         for moments in (record.input, record.output, record.cotangent, record.weight_gradient):
             assert moments is None or np.isfinite(moments.second_moment).all()
     normalised = next(v for k, v in records.items() if "query/kernel" in k)
-    np.testing.assert_allclose(normalised.input.second_moment, np.ones(20), rtol=0.01)
+    np.testing.assert_allclose(normalised.input.second_moment, np.ones(LAYERS + 1), rtol=0.01)
 
 
 def test_resizing_mixes_what_is_next_to_each_other():

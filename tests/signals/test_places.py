@@ -13,7 +13,7 @@ import pytest
 from jax import lax
 
 import jinit
-from jinit.signals.laws.steps import SHORT
+from jinit.signals.laws.steps import LAYERS
 
 CHANNELS = 64
 Network = Callable[[Any, Any, Any], Any]  # of a signal, a convolution and a rectifier
@@ -226,7 +226,7 @@ def test_in_a_long_loop_places_count_on_average():
 
         return lax.scan(step, x, params)[0]
 
-    count = SHORT + 1
+    count = LAYERS + 1
     shapes = jax.ShapeDtypeStruct((count, 3, 3, 64, 64), jnp.float32)
     x = jax.ShapeDtypeStruct((1, 8, 8, 64), jnp.float32)
     (found,) = jinit.predict(apply, weights=lambda path: 2 / 576, backward=False)(shapes, x).values()

@@ -13,7 +13,7 @@ from jax import lax
 from scipy import integrate, stats
 
 import jinit
-from jinit.signals.laws import steps
+from jinit.signals.laws import loops, steps
 from jinit.signals.laws.pairing import lattice
 from tests.zoos.member import array
 
@@ -245,8 +245,39 @@ def test_a_sequence_from_outside_of_a_loop_has_moments_without_steps():
     assert found.cotangent.second_moment.shape == ()
 
 
+def test_stacks_of_layers_are_written_out_further_than_recurrent_steps(monkeypatch):
+    """Twenty layers have laws of their own, as without a loop; twenty steps with one matrix do not."""
+    count, matrix = steps.SHORT + 4, jax.ShapeDtypeStruct((WIDTH, WIDTH), "float32")
+
+    def layer(h: Any, w: Any) -> tuple[Any, None]:
+        return h + jax.nn.relu(h @ w), None
+
+    def stack(p: Any, x: Any) -> Any:
+        return lax.scan(layer, x, p["w"])[0]
+
+    def recurrent(p: Any, x: Any) -> Any:
+        return lax.scan(lambda h, _: layer(h, p["w"]), x, None, length=count)[0]
+
+    def without_loop(p: Any, x: Any) -> Any:
+        for k in range(count):
+            x = layer(x, p[f"{k}"])[0]
+        return x
+
+    def run(apply: Any, shapes: Any, **settings: Any) -> Any:
+        x = jax.ShapeDtypeStruct((8, WIDTH), "float32")
+        return jinit.predict(apply, weights=lambda path: 0.5 / WIDTH, **settings)(shapes, x)
+
+    found = run(stack, {"w": jax.ShapeDtypeStruct((count, WIDTH, WIDTH), "float32")})["w"]
+    expected = run(without_loop, {f"{k}": matrix for k in range(count)})
+    for field in ("input", "output", "cotangent", "weight_gradient"):
+        want = [getattr(expected[f"{k}"], field).second_moment for k in range(count)]
+        np.testing.assert_allclose(getattr(found, field).second_moment, want, rtol=1e-4, err_msg=field)
+    monkeypatch.setattr(loops, "written_out", None)
+    run(recurrent, {"w": matrix}, backward=False)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, steps.SHORT + 1])
+@pytest.mark.parametrize("count", [2, steps.LAYERS + 1])
 def test_derivatives_of_predictions(count):
     """Where a part has no variance the root's derivative is not infinite; loops long and short."""
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jinit._compat import opened, scan_arity
@@ -15,8 +16,9 @@ from jinit.signals.laws.arrays import is_traced, near, xp
 from jinit.signals.laws.law import Law
 from jinit.signals.laws.values import Each, Held, Stacked, Value
 
-# Steps of a loop that is written out. A longer one is compiled, with laws of one form for all of its steps.
-SHORT = 16
+# Steps of a loop that is written out, and layers of a stack. A longer one is compiled, with laws of one form
+# for all of its steps.
+SHORT, LAYERS = 16, 48
 
 
 class Runs(Protocol):
@@ -33,7 +35,14 @@ class Runs(Protocol):
 
 def is_short(eqn: Any) -> bool:
     """Whether a `scan` has few steps."""
-    return 0 < eqn.params["length"] <= SHORT
+    return 0 < eqn.params["length"] <= (LAYERS if _is_stack(eqn) else SHORT)
+
+
+def _is_stack(eqn: Any) -> bool:
+    """Whether no matrix is the same at every step, so that each has weights of its own."""
+    num_consts, _ = scan_arity(eqn)
+    avals = (v.aval for v in eqn.invars[:num_consts])
+    return not any(sum(n > 1 for n in x.shape) > 1 and jnp.issubdtype(x.dtype, jnp.floating) for x in avals)
 
 
 def has_long_loop(jaxpr: Any) -> bool:
