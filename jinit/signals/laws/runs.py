@@ -159,12 +159,12 @@ def summed(
 def _mixed(runs: Sequence[float], variances: Sequence[Any], size: int) -> Run:
     """The run of a sum of parts of these, each of one variance at each entry.
 
-    A sum of the same variance everywhere has been normalised, entry by entry.
+    A sum of parts that differ from place to place, itself of the same variance everywhere, has been normalised.
     """
     at = [grouped(np.broadcast_to(np.maximum(v, 0), size)) for v in variances]
     parts = [kernel_of(run, size).scaled(np.sqrt(v)) for run, v in zip(runs, at, strict=True)]
     kernel, whole = functools.reduce(operator.add, parts), np.sum(at, axis=0)
-    even = np.ptp(whole) <= EVEN * np.mean(whole)
+    even = any(map(np.ndim, variances)) and np.ptp(whole) <= EVEN * np.mean(whole)
     return Run.over(kernel, kernel.variance if even else whole)
 
 
