@@ -159,7 +159,7 @@ def summed(
 def _mixed(runs: Sequence[float], variances: Sequence[Any], size: int) -> Run:
     """The run of a sum of parts of these, each of one variance at each entry.
 
-    A sum of parts that differ from place to place, itself of the same variance everywhere, has been normalised.
+    If they differ from place to place, and the sum has the same everywhere, it has been normalised.
     """
     at = [grouped(np.broadcast_to(np.maximum(v, 0), size)) for v in variances]
     parts = [kernel_of(run, size).scaled(np.sqrt(v)) for run, v in zip(runs, at, strict=True)]
