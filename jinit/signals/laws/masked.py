@@ -127,7 +127,7 @@ def masked_in(laws: Sequence[Law], how: Contraction) -> tuple[list[Law], Masked 
             summed = [k for k in mixing.axes if k in how.counts]
             left = [k for k in mixing.axes if k < len(how.shape)]
             fits = len(summed) == len(left) == 1 and not laws[1 - side].axes_varying() & set(left)
-            if fits and (kept := _kept(law, i)) is not None:
+            if fits and (kept := _kept(law, i)) is not None and (law.fixed_sums or _is_even(kept)):
                 masked = Masked(side, summed[0], left[0], mixing, _over(kept, side, mixing))
                 return [kept if k == side else x for k, x in enumerate(laws)], masked
     return list(laws), None
@@ -154,6 +154,11 @@ def _kept(law: Law, i: int) -> Law | None:
     if not np.all(np.minimum(np.abs(law.nodes - one), np.abs(law.nodes)) <= least):
         return None
     return without(law, [i], one)
+
+
+def _is_even(law: Law) -> bool:
+    """Whether it is the same in all rows; as behind a softmax, where it is not, but one over their number."""
+    return not places.positions(places.differing(law))
 
 
 def _over(law: Law, side: int, mixing: Mixing) -> np.ndarray:

@@ -83,14 +83,18 @@ def _grid(kept: Array) -> tuple[Array, tuple[Array, ...], tuple[Root, ...]]:
     row = Root((name, 0), frozenset(outer), MASK)
     if len(outer) == 1:
         row = Root(PLACE, row.axes, PLACE, places=_places(groups, shares))
-    return middle[None] / xp.maximum(shares[:, None], tiny), (part, width), (row, own)
+    grid = middle[None] / xp.maximum(shares[:, None], tiny)
+    nowhere = xp.full_like(grid, 2)  # in a row of which nothing is kept
+    return xp.where(shares[:, None] > 0, grid, nowhere), (part, width), (row, own)
 
 
 def _groups(counts: np.ndarray) -> list[np.ndarray]:
     """Rows of which about as much is kept, the least first: by what deviation a mean over them has."""
-    found = by_paths(1 / np.sqrt(np.maximum(counts, 1))[:, None], ROWS)
-    groups = [np.flatnonzero(np.asarray(found.of) == k) for k in range(len(found.paths))]
-    return sorted(groups, key=lambda group: counts[group].mean())
+    some = np.flatnonzero(counts)
+    found = np.asarray(by_paths(1 / np.sqrt(counts[some])[:, None], ROWS).of) if some.size else some
+    groups = [some[found == k] for k in np.unique(found)]
+    nothing = [np.flatnonzero(counts == 0)] if some.size < counts.size else []
+    return nothing + sorted(groups, key=lambda group: counts[group].mean())
 
 
 def _places(groups: Sequence[np.ndarray], shares: Array) -> Places:
@@ -110,11 +114,12 @@ def _name_of(kept: Array) -> Hashable:
 
 
 def _mixing(kept: Array, varying: Sequence[int]) -> Mixing | None:
-    """The shares of what is kept in each row, where that is one matrix."""
+    """The shares of what is kept in each row, where that is one matrix; of nothing, all alike."""
     if len(varying) != 2 or kept.size > LARGEST:
         return None
     rows = np.asarray(kept, np.float32).reshape([kept.shape[i] for i in varying])
-    counts = np.maximum(rows.sum(axis=1), 1.0)
+    rows = np.where(rows.any(axis=1, keepdims=True), rows, 1.0)
+    counts = rows.sum(axis=1)
     return Mixing.of((varying[0], varying[1]), rows / counts[:, None], counts)
 
 
