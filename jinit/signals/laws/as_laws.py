@@ -28,7 +28,7 @@ from jinit.signals.laws.law import (
     squared,
 )
 from jinit.signals.laws.levels import limited
-from jinit.signals.laws.masks import is_masked, middles, of_mask, of_masked
+from jinit.signals.laws.masks import is_even, is_masked, middles, of_mask, of_masked
 from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import Root
 from jinit.signals.laws.values import PARAMS, Each, Held, Stacked, Unknown, Value
@@ -49,7 +49,7 @@ def as_law(value: Value, name: Hashable) -> Law | Unknown:
     dtype = value.dtype
     if jnp.issubdtype(dtype, jax.dtypes.extended):
         return Unknown("it is a random key")
-    if not varying:
+    if not varying or (x.dtype == jnp.bool_ and is_even(x)):
         one = x.reshape(-1)[0] if x.size else xp.zeros((), dtype)  # an array without entries has any law
         return constant(one, value.shape, dtype)
     if x.dtype == jnp.bool_:

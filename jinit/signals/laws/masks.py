@@ -45,6 +45,11 @@ def is_masked(x: Array) -> bool:
     return bool(low.any() and not low.all())
 
 
+def is_even(x: Array) -> bool:
+    """Whether a mask keeps everything, or nothing."""
+    return not is_traced(x) and bool(np.asarray(x).min() == np.asarray(x).max())
+
+
 def of_mask(x: Array, shape: Sequence[int]) -> Law:
     """The law of truth values: how many of each row along the last axis hold, and which of them do."""
     grid, weights, roots = _grid(x)
