@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import jinit
+from jinit.signals.laws.masks import of_mask
+from jinit.signals.laws.roots import MASK
 from jinit.signals.laws.steps import LAYERS
 from tests.signals.agreement import disagreement
 
@@ -45,6 +47,8 @@ def masks(size: int) -> dict[str, np.ndarray | None]:
         "prefix": (i >= j) | (j < part),
         "packed": (i >= j) & (i // part == j // part),
         "any": some | (i == j),
+        "nothing for some": (i >= j) & (i > 1),
+        "all": np.ones((size, size), bool),
         "none": None,
     }
 
@@ -55,7 +59,7 @@ def attend(x: Any, query: Any, value: Any, mask: np.ndarray | None, *, added: bo
     if mask is not None and added:
         scores = scores + jnp.where(mask, 0.0, -1e9)[None]
     elif mask is not None:
-        scores = jnp.where(mask[None], scores, -jnp.inf)
+        scores = jnp.where(mask[None], scores, -1e9)
     return jnp.einsum("bts,bsd->btd", jax.nn.softmax(scores), x @ value)
 
 
@@ -72,7 +76,8 @@ def check(size: int, mask: np.ndarray | None, residual: float, *, added: bool, e
     x = jax.ShapeDtypeStruct((batch, size, WIDTH), "float32")
     records = jinit.predict(apply, weights=lambda path: 1e-9 if path == "q" else 1 / WIDTH)(shapes, x)
 
-    a = np.full((size, size), 1 / size) if mask is None else mask / mask.sum(axis=1, keepdims=True)
+    kept = np.ones((size, size)) if mask is None else np.where(mask.any(axis=1, keepdims=True), mask, 1)
+    a = kept / kept.sum(axis=1, keepdims=True)
     forward, backward = [np.eye(size)], [np.eye(size)]
     for _ in names:
         forward.append(residual**2 * forward[-1] + a @ forward[-1] @ a.T)
@@ -96,6 +101,14 @@ def test_three_layers_in_a_row(kind: str, residual: float):
 def test_positions_in_groups(kind: str):
     """More of them than are told apart, where blocks end within groups."""
     check(300, masks(300)[kind], 1.0, added=False, error=0.02)
+
+
+def test_padding_is_not_of_rows():
+    """A mask of examples is no matrix of positions: its rows are no places, and values stay finite."""
+    kept = np.arange(12) < np.asarray([[12], [7]])
+    law = of_mask(kept[:, None, None], (2, 1, 1, 12))
+    assert [r.kind for r in law.roots] == [MASK, MASK]
+    assert all(r.mixing is None for r in law.roots)
 
 
 def test_masks_of_different_classes_of_rows():

@@ -86,7 +86,7 @@ def _grid(kept: Array) -> tuple[Array, tuple[Array, ...], tuple[Root, ...]]:
         return middle / xp.maximum(shares[0], tiny), (width,), (own,)
     part = xp.asarray([len(group) / share.size for group in groups], jnp.float32)
     row = Root((name, 0), frozenset(outer), MASK)
-    if len(outer) == 1:
+    if own.mixing is not None:
         row = Root(PLACE, row.axes, PLACE, places=_places(groups, shares))
     grid = middle[None] / xp.maximum(shares[:, None], tiny)
     nowhere = xp.full_like(grid, 2)  # in a row of which nothing is kept
@@ -119,8 +119,8 @@ def _name_of(kept: Array) -> Hashable:
 
 
 def _mixing(kept: Array, varying: Sequence[int]) -> Mixing | None:
-    """The shares of what is kept in each row, where that is one matrix; of nothing, all alike."""
-    if len(varying) != 2 or kept.size > LARGEST:
+    """The shares of what is kept in each row, of one matrix of positions; of nothing, all alike."""
+    if len(varying) != 2 or varying[1] - varying[0] != 1 or kept.size > LARGEST:
         return None
     rows = np.asarray(kept, np.float32).reshape([kept.shape[i] for i in varying])
     rows = np.where(rows.any(axis=1, keepdims=True), rows, 1.0)
