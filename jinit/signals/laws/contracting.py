@@ -26,7 +26,7 @@ from jinit.signals.laws.law import (
     plus_normal,
     without,
 )
-from jinit.signals.laws.levels import MOST, MOST_OF_PRODUCTS, levels_by_variance
+from jinit.signals.laws.levels import MOST, MOST_OF_PRODUCTS, level_of, levels_by_variance
 from jinit.signals.laws.masked import masked_in
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.moving import relabelled
@@ -147,13 +147,15 @@ def normal_sum_of(
     kind = COTANGENT if linear else SIGNAL
     members: list[list[tuple[Reach, Any]]] = [[] for _ in levels]
     for reach, variance in spreads.items():
-        members[next(i for i, level in enumerate(levels) if reach.axes <= level)].append((reach, variance))
+        members[level_of(reach, levels)].append((reach, variance))
     out = mean
     for i, (axes, parts) in enumerate(zip(levels, members, strict=True)):
         variance: Any = sum((v for _, v in parts), xp.zeros((), mean.nodes.dtype))
         if variance.ndim:
             variance = variance.reshape(variance.shape + (1,) * i)
-        reach = summed_reach(parts, axes, mean.shape, lambda v, k, law=mean: places.along_axis(v, law, k))
+        reach = summed_reach(
+            parts, axes, mean.shape, lambda v, k, roots=mean.roots: places.along_axis(v, roots, k)
+        )
         root = Root((name, i), axes, kind, runs=reach.runs, fixed=reach.fixed)
         out = plus_normal(out, variance, root, sizes[i])
     return out

@@ -39,8 +39,7 @@ class Fold:
 
     def shares(self) -> np.ndarray:
         """Of the entries along the index, the share of each pair of classes."""
-        first, second = (_one_hot(r, self.size) for r in self.roots)
-        return np.einsum("ja,jb->ab", first, second) / self.size
+        return _terms(np.arange(self.size)[None], *self.roots)[0] / self.size
 
     def by_place(self, x: np.ndarray) -> np.ndarray:
         """The mean at each place of the result, of what is known of each entry."""
@@ -106,12 +105,6 @@ class Folds:
             else:
                 roots.insert(0, fold.result)
         return xp.transpose(x, [roots.index(r) for r in self.left])
-
-    def along(self, x: Array, axis: int) -> np.ndarray:
-        """Of variances on a grid of the roots that are left, the mean at each entry along an axis."""
-        at = next((i for i, r in enumerate(self.left) if r.kind == PLACE and axis in r.axes), None)
-        by_class = np.mean(np.asarray(x), axis=tuple(i for i in range(x.ndim) if i != at))
-        return by_class if at is None else by_class[list(self.left[at].places.of)]  # type: ignore[union-attr]
 
     def deviation(self, x: Array, fold: Fold) -> np.ndarray:
         """Of variances on a grid of the roots, the deviation at each entry of a sum, of mean square one."""

@@ -28,7 +28,7 @@ from jinit.signals.laws.law import Law, average, normal_nodes, square_root, with
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.parts import add_to, parts_by_reach, spread_by_reach
 from jinit.signals.laws.roots import PLACE, Root
-from jinit.signals.laws.runs import Axes, Reach, copies_in, together
+from jinit.signals.laws.runs import Axes, Reach, copies_in, plain, together
 from jinit.signals.laws.terms import Terms
 
 # By operand and what `_slopes` takes: the same for all sums that one meets.
@@ -141,13 +141,9 @@ def _slopes(
     )
     found: dict[Reach, Array] = {}
     for reach, x in parts_by_reach(stacked, places.others(rest)):
-        add_to(found, _plain(reach or Reach()), _products(rest, x))
+        reach = reach or Reach()
+        add_to(found, dataclasses.replace(reach, runs=plain(reach.runs)), _products(rest, x))
     return found
-
-
-def _plain(reach: Reach) -> Reach:
-    """The reach, of runs as long but of nothing else known."""
-    return dataclasses.replace(reach, runs=tuple((k, float(b)) for k, b in reach.runs))
 
 
 def _products(law: Law, x: Array) -> Array:

@@ -11,7 +11,7 @@ from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced
 from jinit.signals.laws.law import Law, as_float, average, mean_square
 from jinit.signals.laws.roots import PLACE, Root
-from jinit.signals.laws.runs import Axes
+from jinit.signals.laws.runs import Axes, Reach
 
 Levels = tuple[Axes, ...]
 
@@ -74,7 +74,7 @@ def limited(
     return (*proper, everything)
 
 
-def level_of(root: Root, levels: Levels) -> int:
-    """The first level that varies along all axes of the root."""
+def level_of(root: Root | Reach, levels: Levels) -> int:
+    """The first level that varies along all axes of a root, or of what differs so."""
     fits = [i for i, axes in enumerate(levels) if root.axes <= axes]
     return fits[0] if fits else len(levels) - 1

@@ -7,6 +7,7 @@ With shares `A` of the rows of a softmax and correlations `R` of what it picks f
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Hashable, Mapping, Sequence
 
 import jax
@@ -50,7 +51,7 @@ class Masked:
         """Whether rows are left, and what is kept in them is summed over."""
         return self.mixing.axes[0] == self.left
 
-    @property
+    @functools.cached_property
     def sums(self) -> Mixing:
         """The shares of the terms of each sum."""
         return self.mixing if self.by_row else self.mixing.transposed

@@ -12,6 +12,7 @@ from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced
 from jinit.signals.laws.law import Axes, Law, average, normal_nodes, squared
+from jinit.signals.laws.levels import Levels, level_of
 from jinit.signals.laws.roots import COTANGENT, PLACE, Root
 from jinit.signals.laws.runs import Reach, Run, Sums, summed, sums_of, together
 
@@ -141,17 +142,17 @@ def add_to(found: dict[Any, Array], key: Any, variance: Array) -> None:
     found[key] = found[key] + variance if key in found else variance
 
 
-def reaches_of(laws: Sequence[Law], levels: Sequence[Axes]) -> list[Reach]:
+def reaches_of(laws: Sequence[Law], levels: Levels) -> list[Reach]:
     """How what differs at each level of a sum does so."""
     if not any(r.runs or r.fixed for law in laws for r in law.roots):
         return [Reach(axes) for axes in levels]
     members: list[list[tuple[Reach, Array]]] = [[] for _ in levels]
-    of: dict[int, Law] = {}
+    roots: dict[int, tuple[Root, ...]] = {}
     for law in laws:
         for reach, variance in spread_by_reach(law, places.others(law))[1].items():
-            members[next(i for i, axes in enumerate(levels) if reach.axes <= axes)].append((reach, variance))
-            of[id(variance)] = law
+            members[level_of(reach, levels)].append((reach, variance))
+            roots[id(variance)] = law.roots
     return [
-        summed(here, axes, laws[0].shape, lambda v, k: places.along_axis(v, of[id(v)], k))
+        summed(here, axes, laws[0].shape, lambda v, k: places.along_axis(v, roots[id(v)], k))
         for here, axes in zip(members, levels, strict=True)
     ]

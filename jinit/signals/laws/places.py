@@ -220,13 +220,13 @@ def differing(law: Law, kinds: Collection[str] = (PLACE, DEVIATION)) -> Law:
     return law
 
 
-def along_axis(x: Array, law: Law, axis: int) -> np.ndarray:
-    """The mean of a function of the roots of a law, or of none, at each index along an axis."""
-    known = next((i for i in positions(law) if axis in law.roots[i].axes), None)
-    if x.ndim < len(law.roots) or known is None or x.shape[known] == 1:
+def along_axis(x: Array, roots: Sequence[Root], axis: int) -> np.ndarray:
+    """The mean of a function of these roots, or of none, at each index along an axis."""
+    known = next((i for i, r in enumerate(roots) if r.kind == PLACE and axis in r.axes), None)
+    if x.ndim < len(roots) or known is None or x.shape[known] == 1:
         return np.asarray(np.mean(x))
     by_class = np.mean(np.asarray(x), axis=tuple(i for i in range(x.ndim) if i != known))
-    places = law.roots[known].places
+    places = roots[known].places
     assert places is not None
     return by_class[list(places.of)]
 

@@ -97,6 +97,11 @@ def runs_of(lengths: Mapping[int, float]) -> Runs:
     return tuple((k, b if isinstance(b, Run) else float(b)) for k, b in sorted(known.items()))
 
 
+def plain(runs: Runs) -> Runs:
+    """Runs as long, of which nothing else is known."""
+    return tuple((k, float(b)) for k, b in runs)
+
+
 def sums_of(shares: Iterable[tuple[Axes, float]]) -> Sums:
     """Those of some share, the largest of each, in order."""
     found: dict[Axes, float] = {}

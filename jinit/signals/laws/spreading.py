@@ -100,7 +100,7 @@ class Spreads:
             if not varies:
                 continue
             value = product_of((x, y), folds.roots)
-            known, covariance = self._known_sums(value, parts, owns, whole)
+            known, covariance = self._known_sums(value, parts, owns, both, whole)
             terms = math.prod(_terms(how, k, both, folds) for k in summed - known.keys())
             reach = whole.along(frozenset(range(len(how.shape))) & real)
             if self.weight is not None and not owns[self.weight].axes:
@@ -109,7 +109,9 @@ class Spreads:
             value = value * xp.asarray(varies * terms, value.dtype)
             if self.masked is not None and covariance is not None:
                 reach = self.masked.along_left(reach)
-                self._add_covariance(reach, covariance, folds.along(value, self.masked.left))
+                self._add_covariance(
+                    reach, covariance, places.along_axis(value, folds.left, self.masked.left)
+                )
             # Two places share only those taps that padding leaves to both.
             at = {k: how.shared[k] for k in summed & how.shared.keys() if how.shared[k][0] not in both.axes}
             common = math.prod(two / how.counts[k] for k, (_, two) in at.items() if how.counts[k])
@@ -127,13 +129,13 @@ class Spreads:
         return 1 - nothing + (nothing * self.how.left_out(both.axes) if nothing else 0.0)
 
     def _known_sums(
-        self, value: Array, parts: Sequence[Part], owns: tuple[Reach, Reach], whole: Reach
+        self, value: Array, parts: Sequence[Part], owns: tuple[Reach, Reach], both: Reach, whole: Reach
     ) -> tuple[dict[int, np.ndarray], Kernel | None]:
         """Variances of sums along indices of known correlations, and covariances of those behind a mask."""
         found: dict[int, np.ndarray] = {}
         covariance, masked = None, self.masked
         for fold in self.folds.folds if not is_traced(value) else ():
-            k, run = fold.index, together(owns).run(fold.index)
+            k, run = fold.index, both.run(fold.index)
             if masked is not None and k == masked.index:
                 own, other = owns[masked.side], owns[1 - masked.side]
                 deviation = self.folds.deviation(value, fold)

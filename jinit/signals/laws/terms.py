@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced
 from jinit.signals.laws.law import Law, average, mean_square, normal_nodes
-from jinit.signals.laws.levels import Levels
+from jinit.signals.laws.levels import Levels, level_of
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.roots import COTANGENT, SIGNAL
 from jinit.signals.laws.runs import Axes
@@ -102,7 +102,7 @@ def merged(laws: Sequence[Law], levels: Levels, kind: str = SIGNAL) -> list[tupl
         return [()] * len(levels)
     for law in laws:
         for i in (i for i, r in enumerate(law.roots) if r.kind == kind):
-            level = next(k for k, axes in enumerate(levels) if law.roots[i].axes <= axes)
+            level = level_of(law.roots[i], levels)
             if (z := normal_nodes(law, i)) is not None:
                 slope = average(law, [i], law.nodes * z)
                 variance = mean_square(law, slope)

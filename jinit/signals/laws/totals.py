@@ -18,7 +18,7 @@ from jinit.signals.laws.mixing import Mixing
 from jinit.signals.laws.parts import spread_by_reach
 from jinit.signals.laws.quadrature import deviations
 from jinit.signals.laws.roots import COTANGENT, DEVIATION, PLACE, SIGNAL, Root
-from jinit.signals.laws.runs import Reach, Run, alike_in, copies_in, kernel_of, runs_of
+from jinit.signals.laws.runs import Reach, Run, alike_in, copies_in, kernel_of, plain, runs_of
 from jinit.signals.laws.runs import summed as summed_reach
 
 # The square of a remainder's deviation over its mean up to which few nodes are enough.
@@ -55,10 +55,13 @@ def total(
     spread_out: Any = 0.0
     parts: list[tuple[Reach, Array]] = []
     copies: list[float] = []
+    windows = {i: _of_windows(entries, law.shape[i]) for i, entries in (sliding or {}).items()}
     for moving, variance in found.items():
         if counts is None and law.adds_to_nothing(axes, moving.axes):
             continue
-        kernels = _of_windows(moving, sliding or {}, law.shape)
+        kernels = {
+            i: m.sums(kernel_of(moving.run(i), m.columns)) for i, m in windows.items() if i in moving.axes
+        }
         alike = {i: k.mean_variance / n[i] for i, k in kernels.items()}
         copies.append(copies_in(moving, n, law.shape, alike))
         terms = math.prod(n.values()) ** 2 / copies[-1]
@@ -67,8 +70,7 @@ def total(
         ratios = {i: shape[i] / law.shape[i] for i in moving.axes}
         lengths = {i: _run_of_sums(moving.run(i), n.get(i), kernels.get(i), ratios[i]) for i in ratios}
         runs = runs_of(lengths)
-        if is_traced(variance):
-            runs = tuple((i, float(run)) for i, run in runs)
+        runs = plain(runs) if is_traced(variance) else runs
         parts.append((Reach(moving.axes, runs, moving.fixed), variance))
     left = frozenset[int]().union(*(r.axes for r, _ in parts)) & all_axes(shape)
     if not varying or not left:
@@ -80,15 +82,12 @@ def total(
     return plus_normal(out, spread_out, root, 64 if keep else _size(out, spread_out))
 
 
-def _of_windows(reach: Reach, windows: Mapping[int, np.ndarray], shape: Sequence[int]) -> dict[int, Kernel]:
-    """Covariances of the sums over windows, along each axis, of what has variance one."""
-    found = {}
-    for i in windows.keys() & reach.axes:
-        rows, taps = np.nonzero(windows[i] >= 0)
-        matrix = np.zeros((len(windows[i]), shape[i]))
-        np.add.at(matrix, (rows, windows[i][rows, taps]), 1.0)
-        found[i] = Mixing.of((0, 1), matrix, np.ones(len(matrix))).sums(kernel_of(reach.run(i), shape[i]))
-    return found
+def _of_windows(entries: np.ndarray, size: int) -> Mixing:
+    """The windows along an axis as rows, of what lies along it: `entries` are `[place, tap]`."""
+    rows, taps = np.nonzero(entries >= 0)
+    matrix = np.zeros((len(entries), size))
+    np.add.at(matrix, (rows, entries[rows, taps]), 1.0)
+    return Mixing.of((0, 1), matrix, np.ones(len(matrix)))
 
 
 def _run_of_sums(run: float, count: float | None, kernel: Kernel | None, ratio: float) -> float:
