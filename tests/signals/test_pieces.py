@@ -137,3 +137,39 @@ def law_of(use):
         scale = {"b": 9.0, "c": 0.1}.get(use.path.split("/")[-2], 1.0)
         return jinit.variance_scaling(scale, "fan_in", "normal")
     return jinit.normal(0.3 if "token" in use.path else 1.0)
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_one_weight_for_queries_keys_and_values_is_three(first):
+    """What entries of a piece of a gradient share stays with it; of places along two axes there are fewer."""
+    tokens, width = 12, 64
+    mask = np.tril(np.ones((1, tokens, tokens), bool))
+
+    def attend(three):
+        q, k, v = (*three, *three)[first : first + 3]
+        return jax.nn.softmax(jnp.where(mask, q @ jnp.swapaxes(k, -1, -2) / width**0.5, -jnp.inf)) @ v
+
+    def joined(p, x):
+        for name in ("first", "second"):
+            parts = jnp.split(x @ p[name], 3, axis=-1)
+            x = x + attend(parts) @ p["out"]
+        return x
+
+    def apart(p, x):
+        for name in ("first", "second"):
+            x = x + attend([x @ p[f"{name}{i}"] for i in range(3)]) @ p["out"]
+        return x
+
+    def shapes(**widths):
+        return {name: jax.ShapeDtypeStruct((width, n), "float32") for name, n in widths.items()}
+
+    x = jax.ShapeDtypeStruct((4, tokens, width), "float32")
+    three = {f"{name}{i}": width for name in ("first", "second") for i in range(3)}
+    variance = lambda path: 1 / width  # noqa: E731
+    found = jinit.predict(joined, weights=variance)(shapes(first=3 * width, second=3 * width, out=width), x)
+    expected = jinit.predict(apart, weights=variance)(shapes(**three, out=width), x)
+    for name in ("first", "second"):
+        for field in ("cotangent", "weight_gradient"):
+            each = [float(getattr(expected[f"{name}{i}"], field).second_moment) for i in range(3)]
+            one = float(getattr(found[name], field).second_moment)
+            np.testing.assert_allclose(one, np.mean(each), rtol=0.05, err_msg=f"{name} {field}")

@@ -49,7 +49,7 @@ def as_law(value: Value, name: Hashable) -> Law | Unknown:
     dtype = value.dtype
     if jnp.issubdtype(dtype, jax.dtypes.extended):
         return Unknown("it is a random key")
-    if not varying or (x.dtype == jnp.bool_ and is_even(x)):
+    if not varying or is_even(x):
         one = x.reshape(-1)[0] if x.size else xp.zeros((), dtype)  # an array without entries has any law
         return constant(one, value.shape, dtype)
     if x.dtype == jnp.bool_:

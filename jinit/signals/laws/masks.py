@@ -46,8 +46,8 @@ def is_masked(x: Array) -> bool:
 
 
 def is_even(x: Array) -> bool:
-    """Whether a mask keeps everything, or nothing."""
-    return not is_traced(x) and bool(np.asarray(x).min() == np.asarray(x).max())
+    """Whether all entries of an array are equal, as those of a mask that keeps everything, or nothing."""
+    return not is_traced(x) and (not x.size or bool(np.asarray(x == x.reshape(-1)[0]).all()))
 
 
 def of_mask(x: Array, shape: Sequence[int]) -> Law:

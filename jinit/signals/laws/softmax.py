@@ -16,7 +16,7 @@ from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.grids import grid_of
-from jinit.signals.laws.law import Axes, Law, average, constant, square_root, squared, without
+from jinit.signals.laws.law import Axes, Law, average, square_root, squared, without
 from jinit.signals.laws.masked import less_common
 from jinit.signals.laws.pointwise import LIMIT, pointwise
 from jinit.signals.laws.roots import MASK, Root
@@ -26,14 +26,16 @@ from jinit.signals.laws.roots import MASK, Root
 _STEP = 0.75
 _TIMES = np.exp(np.arange(-16.0, 25.0, _STEP))
 _LARGEST = np.float32(np.exp(14.0))  # an entry of so many times the sum of a row takes all
+# Rows that add up to more, on average, count as adding up to one.
+WHOLE = 0.8
 FORWARD, BACKWARD = "softmax_of_rows", "pullback_of_softmax"
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def softmax_of_rows(z: Array, axes: tuple[int, ...]) -> Array:
-    """Softmax along `axes`."""
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def softmax_of_rows(z: Array, axes: tuple[int, ...], plus: float) -> Array:
+    """`exp(z) / (plus + Σ exp(z))`, summed along `axes`."""
     exponentials = jnp.exp(z)
-    return exponentials / jnp.sum(exponentials, axes, keepdims=True)
+    return exponentials / (jnp.sum(exponentials, axes, keepdims=True) + plus)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -42,59 +44,72 @@ def pullback_of_softmax(p: Array, cotangent: Array, axes: tuple[int, ...]) -> Ar
     return p * (cotangent - jnp.sum(p * cotangent, axes, keepdims=True))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def softmax(z: Array, axes: tuple[int, ...]) -> Array:
-    """Softmax along `axes`."""
-    return softmax_of_rows(z, axes)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def softmax(z: Array, axes: tuple[int, ...], plus: float = 0.0) -> Array:
+    """Softmax along `axes`; with a sink, `plus` is added to the sum."""
+    return softmax_of_rows(z, axes, plus)
 
 
-def _forward(z: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    p = softmax_of_rows(z, axes)
+def _forward(z: Array, axes: tuple[int, ...], plus: float) -> tuple[Array, Array]:
+    p = softmax_of_rows(z, axes, plus)
     return p, p
 
 
-def _backward(axes: tuple[int, ...], p: Array, cotangent: Array) -> tuple[Array]:
+def _backward(axes: tuple[int, ...], plus: float, p: Array, cotangent: Array) -> tuple[Array]:
     return (pullback_of_softmax(p, cotangent, axes),)
 
 
 softmax.defvjp(_forward, _backward)
 
 
-def probabilities(z: Law, axes: Axes, name: Any) -> Law:
-    """`exp(z)` over its sum along `axes`, given the roots that all of a row share.
+def probabilities(z: Law, axes: Axes, name: Any, plus: float = 0.0) -> Law:
+    """`exp(z)` over `plus` and its sum along `axes`, given the roots that all of a row share.
 
     With `e = exp(z)` and `m` others of the same law, whose Laplace transform is `φ(t) = E[exp(-t e)]`, and
     `1 / S^k = ∫ t^(k-1) exp(-t S) dt / (k-1)!`, an entry's share is on average, given its own `e`,
 
-        E[p | e] = ∫ e exp(-t e) φ(t)^m dt,    E[p² | e] = ∫ e² t exp(-t e) φ(t)^m dt.
+        E[p | e] = ∫ e exp(-t e) φ(t)^m dt,    E[p² | e] = ∫ e² t exp(-t e) φ(t)^m dt,
 
-    It is held as the former, and a coin for the deviation.
+    and `φ(t)^m exp(-t plus)` instead of `φ(t)^m` beside a sink. It is held as the former, and a coin for the
+    deviation.
     """
     z = less_common(z, z, axes)
     varying = [i for i, r in enumerate(z.roots) if r.axes & axes]
     count = xp.asarray(_count(z, axes), z.nodes.dtype)
     if not varying:
-        return constant(1 / count, z.shape, z.dtype)
-    e = xp.exp(z.nodes - xp.max(z.nodes, axis=tuple(varying), keepdims=True))
+        one = xp.ones_like(z.nodes)
+        sink = plus * xp.exp(-z.nodes) if plus else 0 * one
+        return dataclasses.replace(z, nodes=one / (count + sink))
+    largest = xp.max(z.nodes, axis=tuple(varying), keepdims=True)
+    e = xp.exp(z.nodes - largest)
     seen = average(z, varying, (e > 0).astype(e.dtype))  # the rest is masked
     tiny = xp.asarray(jnp.finfo(e.dtype).tiny, e.dtype)
     others = xp.maximum(count * seen - 1, xp.zeros((), e.dtype))
-    typical = xp.maximum(count * average(z, varying, e), tiny)
-    x = xp.minimum(e / typical, _LARGEST)[..., None] * xp.asarray(_TIMES, e.dtype).reshape(
-        (1,) * e.ndim + (-1,)
-    )  # `t e`
+    sink = plus * xp.exp(-largest) if plus else xp.zeros_like(largest)
+    typical = xp.maximum(count * average(z, varying, e) + sink, tiny)
+    times = xp.asarray(_TIMES, e.dtype).reshape((1,) * e.ndim + (-1,))
+    x = xp.minimum(e / typical, _LARGEST)[..., None] * times  # `t e`
     survive = xp.exp(-x)
     transform = (
         average(z, varying, survive * (e > 0).astype(e.dtype)[..., None]) / xp.maximum(seen, tiny)[..., None]
     )
     own = x * survive * xp.clip(transform, 0, 1) ** others[..., None]
+    own = own * xp.exp(-(sink / typical)[..., None] * times)
     p, square = (_STEP * xp.sum(own * power, axis=-1) for power in (1, x))
-    whole = xp.maximum(count * average(z, varying, p), tiny)  # one, but for rounding
+    row = xp.maximum(count * average(z, varying, p), tiny)
     spread = square_root(square - squared(p))
-    nodes = xp.stack([p - spread, p + spread], axis=-1) / whole[..., None]
+    nodes = xp.stack([p - spread, p + spread], axis=-1)
+    if not plus:
+        nodes = nodes / row[..., None]  # it is one, but for rounding
+    sums = frozenset([axes]) if not plus or _is_whole(row) else frozenset[Axes]()
     coin = Root(name, frozenset[int]().union(*(z.roots[i].axes for i in varying)))
     weights = (*z.weights, xp.full(2, 0.5, e.dtype))
-    return Law(nodes, weights, (*z.roots, coin), z.shape, z.dtype, fixed_sums=frozenset([axes]))
+    return Law(nodes, weights, (*z.roots, coin), z.shape, z.dtype, fixed_sums=sums)
+
+
+def _is_whole(rows: Array) -> bool:
+    """Whether rows beside a sink still add up to one, nearly."""
+    return not is_traced(rows) and float(np.mean(rows)) > WHOLE
 
 
 def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
@@ -119,7 +134,7 @@ def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
     laws = [_beside(dataclasses.replace(p, nodes=factor, fixed_sums=frozenset()), rest, (name, "coin")), rest]
     aval = jax.ShapeDtypeStruct(p.shape, cotangent.dtype)
     (out,) = pointwise(lambda x, y: [x * y], laws, [aval], name, "mul")
-    return dataclasses.replace(out, fixed_sums=frozenset([axes]))
+    return dataclasses.replace(out, fixed_sums=p.fixed_sums & {axes})
 
 
 def _beside(factor: Law, cotangent: Law, name: Any) -> Law:

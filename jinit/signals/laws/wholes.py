@@ -12,10 +12,9 @@ import numpy as np
 
 from jinit._compat import opened
 from jinit.jaxprs.graph import called
-from jinit.signals.laws import centring, largest, softmax
+from jinit.signals.laws import centring, largest, softmax, softmaxes
 from jinit.signals.laws.law import Axes, Law, as_float
-
-_BETWEEN = ("broadcast_in_dim", "reshape", "convert_element_type")
+from jinit.signals.laws.making import BETWEEN, maker, number, uncast
 
 
 def with_wholes(jaxpr: Any) -> Any:
@@ -26,7 +25,8 @@ def with_wholes(jaxpr: Any) -> Any:
         (eqn.invars[0], _of_mean_subtracted(eqn, makers)) for eqn in inside.eqns if _is_difference(eqn)
     ]
     centred = {_as_made(x, axes, makers) for x, axes in less_mean if axes is not None}
-    eqns = [_replaced(_entered(eqn), makers, centred) for eqn in inside.eqns]
+    given = frozenset(inside.invars)
+    eqns = [_replaced(_entered(eqn), makers, given, centred) for eqn in inside.eqns]
     if all(new is old for new, old in zip(eqns, inside.eqns, strict=True)):
         return jaxpr
     new = inside.replace(eqns=eqns)
@@ -51,37 +51,20 @@ def _is_difference(eqn: Any) -> bool:
     return eqn.primitive.name == "sub" and not hasattr(eqn.invars[0], "val")
 
 
-def _replaced(eqn: Any, makers: dict[Any, Any], centred: set[Any]) -> Any:
-    if eqn.primitive.name == "div" and (softened := _of_softmax(eqn, makers)) is not None:
-        z, axes = softened
-        return _in_place_of(eqn, softmax.softmax, z, axes)
+def _replaced(eqn: Any, makers: dict[Any, Any], given: frozenset[Any], centred: set[Any]) -> Any:
+    if (found := softmaxes.ends_with(eqn, makers, given)) is not None:
+        return _in_place_of(eqn, found.function, found.operands)
     if eqn.primitive.name == "reduce_max" and jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.floating):
-        return _in_place_of(eqn, largest.largest, eqn.invars[0], tuple(eqn.params["axes"]))
+        return _in_place_of(eqn, largest.largest, eqn.invars, tuple(eqn.params["axes"]))
     if eqn.primitive.name == "reduce_min" and jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.floating):
-        return _in_place_of(eqn, largest.smallest, eqn.invars[0], tuple(eqn.params["axes"]))
+        return _in_place_of(eqn, largest.smallest, eqn.invars, tuple(eqn.params["axes"]))
     if eqn.primitive.name == "sub":
         if (axes := _of_mean_subtracted(eqn, makers)) is not None:
-            return _in_place_of(eqn, centring.centre, eqn.invars[0], axes)
+            return _in_place_of(eqn, centring.centre, eqn.invars[:1], axes)
         if (varied := _of_variance(eqn, makers)) is not None:
-            shape = tuple(eqn.outvars[0].aval.shape)
-            known = _as_made(*varied, makers) in centred
-            return _in_place_of(eqn, centring.variance, *varied, shape, known)
+            (x, axes), known = varied, _as_made(*varied, makers) in centred
+            return _in_place_of(eqn, centring.variance, [x], axes, eqn.outvars[0].aval.shape, known)
     return eqn
-
-
-def _of_softmax(eqn: Any, makers: dict[Any, Any]) -> tuple[Any, tuple[int, ...]] | None:
-    """`z` and the axes, of a division that is the end of `exp(z) / Σ exp(z)`."""
-    top, below = (_maker(v, makers) for v in eqn.invars)
-    while below is not None and below.primitive.name in _BETWEEN:
-        below = _maker(below.invars[0], makers)
-    if top is None or below is None or (top.primitive.name, below.primitive.name) != ("exp", "reduce_sum"):
-        return None
-    summed = below.invars[0]
-    if (cast := _maker(summed, makers)) is not None and cast.primitive.name == "convert_element_type":
-        summed = cast.invars[0]
-    (z,), axes = top.invars, tuple(below.params["axes"])
-    fits = summed is eqn.invars[0] and z.aval.shape == eqn.outvars[0].aval.shape
-    return (z, axes) if fits else None
 
 
 def _of_mean_subtracted(eqn: Any, makers: dict[Any, Any]) -> tuple[int, ...] | None:
@@ -107,25 +90,25 @@ def _of_variance(eqn: Any, makers: dict[Any, Any]) -> tuple[Any, tuple[int, ...]
 
 def _axes_averaged(mean: Any, x: Any, makers: dict[Any, Any]) -> tuple[int, ...] | None:
     """The axes along which `mean` is the mean of `x`; at most axes of one entry came in since."""
-    x = _uncast(x, makers)
+    x = uncast(x, makers)
     return next((axes for atom, axes in _averaged(mean, makers) if atom is x), None)
 
 
 def _averaged(atom: Any, makers: dict[Any, Any]) -> Iterator[tuple[Any, tuple[int, ...]]]:
     """All that `atom` is a mean of, each with the axes averaged over."""
     scale, axes = 1.0, frozenset[int]()
-    while (maker := _maker(atom, makers)) is not None:
-        kind, operand = maker.primitive.name, maker.invars[0]
+    while (made := maker(atom, makers)) is not None:
+        kind, operand = made.primitive.name, made.invars[0]
         longer, after = _longer(operand.aval.shape), _longer(atom.aval.shape)
         if kind in ("reduce_sum", "psum"):
-            if not all(isinstance(i, (int, np.integer)) for i in maker.params["axes"]):
+            if not all(isinstance(i, (int, np.integer)) for i in made.params["axes"]):
                 return
-            kept = [i for i in range(operand.aval.ndim) if i not in maker.params["axes"]]
+            kept = [i for i in range(operand.aval.ndim) if i not in made.params["axes"]]
             axes = frozenset(range(operand.aval.ndim)) - {kept[i] for i in range(len(kept)) if i not in axes}
-            scale *= math.prod(operand.aval.shape[i] for i in maker.params["axes"])
-        elif kind in ("div", "mul") and (by := _number(maker.invars[1])):
+            scale *= math.prod(operand.aval.shape[i] for i in made.params["axes"])
+        elif kind in ("div", "mul") and (by := number(made.invars[1])):
             scale = scale / by if kind == "div" else scale * by
-        elif kind in _BETWEEN and [operand.aval.shape[i] for i in longer] == [
+        elif kind in BETWEEN and [operand.aval.shape[i] for i in longer] == [
             atom.aval.shape[i] for i in after
         ]:
             place = dict(zip(after, longer, strict=True))
@@ -141,12 +124,12 @@ def _as_made(x: Any, axes: tuple[int, ...], makers: dict[Any, Any]) -> tuple[Any
     """What `x` was before casts and axes of one entry, and which of its longer axes these are."""
     longer = _longer(x.aval.shape)
     which = tuple(longer.index(i) for i in axes if i in longer)
-    while (maker := _maker(x, makers)) is not None and maker.primitive.name in _BETWEEN:
-        before = maker.invars[0]
-        sizes = [[v.aval.shape[i] for i in _longer(v.aval.shape)] for v in (before, x)]
+    while (made := maker(x, makers)) is not None and made.primitive.name in BETWEEN:
+        operand = made.invars[0]
+        sizes = [[v.aval.shape[i] for i in _longer(v.aval.shape)] for v in (operand, x)]
         if sizes[0] != sizes[1]:
             break
-        x = before
+        x = operand
     return x, which
 
 
@@ -157,37 +140,19 @@ def _longer(shape: Sequence[int]) -> list[int]:
 
 def _of_square(atom: Any, makers: dict[Any, Any]) -> Any:
     """`x`, of its square."""
-    maker = _maker(_uncast(atom, makers), makers)
-    if maker is None:
+    made = maker(uncast(atom, makers), makers)
+    if made is None:
         return None
-    kind, x = maker.primitive.name, maker.invars[0]
-    is_product = kind == "mul" and maker.invars[1] is x
-    return x if kind == "square" or is_product or maker.params.get("y") == 2 else None
+    kind, x = made.primitive.name, made.invars[0]
+    is_product = kind == "mul" and made.invars[1] is x
+    return x if kind == "square" or is_product or made.params.get("y") == 2 else None
 
 
-def _uncast(atom: Any, makers: dict[Any, Any]) -> Any:
-    while (maker := _maker(atom, makers)) is not None and maker.primitive.name == "convert_element_type":
-        atom = maker.invars[0]
-    return atom
-
-
-def _number(atom: Any) -> float:
-    """The number that an atom is, or nothing."""
-    value = getattr(atom, "val", None)
-    return float(value) if value is not None and not atom.aval.shape else 0.0
-
-
-def _maker(atom: Any, makers: dict[Any, Any]) -> Any:
-    """The equation that makes a value of others, if one does."""
-    maker = makers.get(atom) if not hasattr(atom, "val") else None
-    return maker if maker is not None and maker.invars else None
-
-
-def _in_place_of(eqn: Any, function: Any, operand: Any, *settings: Any) -> Any:
-    shape = jax.ShapeDtypeStruct(operand.aval.shape, operand.aval.dtype)
-    (whole,) = opened(jax.make_jaxpr(lambda x: function(x, *settings))(shape))[0].eqns
+def _in_place_of(eqn: Any, function: Any, operands: Sequence[Any], *settings: Any) -> Any:
+    shapes = [jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in operands]
+    (whole,) = opened(jax.make_jaxpr(lambda *x: function(*x, *settings))(*shapes))[0].eqns
     return eqn.replace(
-        primitive=whole.primitive, params=whole.params, invars=[operand], effects=whole.effects
+        primitive=whole.primitive, params=whole.params, invars=list(operands), effects=whole.effects
     )
 
 
@@ -200,16 +165,17 @@ def whole_rule(eqn: Any, laws: Sequence[Law], name: Any) -> list[Law]:
     """The law of such an equation."""
     inner, _ = opened(called(eqn))
     axes = frozenset(next(e.params["axes"] for e in inner.eqns if e.primitive.name == "reduce_sum"))
-    return [_RULES[eqn.params["name"]]([as_float(x) for x in laws], axes, name)]
+    plus = next((number(e.invars[1]) or 0.0 for e in inner.eqns if e.primitive.name == "add"), 0.0)
+    return [_RULES[eqn.params["name"]]([as_float(x) for x in laws], axes, name, plus)]
 
 
-def _pullback_of_largest(laws: Sequence[Law], axes: Axes, name: Any) -> Law:
+def _pullback_of_largest(laws: Sequence[Law], axes: Axes, name: Any, _: float) -> Law:
     return largest.pulled_back(laws[0], laws[2], axes, name)
 
 
 _RULES = {
-    softmax.FORWARD: lambda x, axes, name: softmax.probabilities(x[0], axes, name),
-    softmax.BACKWARD: lambda x, axes, name: softmax.pulled_back(x[0], x[1], axes, name),
+    softmax.FORWARD: lambda x, axes, name, plus: softmax.probabilities(x[0], axes, name, plus),
+    softmax.BACKWARD: lambda x, axes, name, _: softmax.pulled_back(x[0], x[1], axes, name),
     largest.BACKWARD: _pullback_of_largest,
-    centring.CENTRED: lambda x, axes, name: centring.minus_mean(x[0], axes),
+    centring.CENTRED: lambda x, axes, name, _: centring.minus_mean(x[0], axes),
 }

@@ -1,0 +1,224 @@
+"""The ways in which programs write softmax: behind masks of their own, and with a sink beside the sum."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jinit._compat import opened
+from jinit._typing import Array
+from jinit.jaxprs.graph import called
+from jinit.signals.laws import softmax
+from jinit.signals.laws.making import BETWEEN, Makers, before, depends_on, maker, number, uncast
+from jinit.signals.laws.masks import LOW
+
+# What is between a maximum that is subtracted and the same one added again, besides.
+SAME = (*BETWEEN, "stop_gradient")
+CALLS = ("jit", "pjit")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """What entries are multiplied by, an atom, and along which axes it stands: zero keeps nothing."""
+
+    atom: Any
+    axes: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Softmax:
+    """`m exp(z) / (plus + Σ m exp(z))`, where a mask `m` may be in `z` already."""
+
+    z: Any
+    axes: tuple[int, ...]
+    plus: float
+    mask: Mask | None = None
+
+    @property
+    def operands(self) -> tuple[Any, ...]:
+        """The atoms that it is a function of."""
+        return (self.z,) if self.mask is None else (self.z, self.mask.atom)
+
+    @property
+    def function(self) -> Callable[..., Array]:
+        """It, of its operands."""
+        if self.mask is None:
+            return lambda z: softmax.softmax(z, self.axes, self.plus)
+        along = self.mask.axes
+
+        def of_kept(z: Array, mask: Array) -> Array:
+            kept = mask = jax.lax.broadcast_in_dim(mask, z.shape, along)
+            if mask.dtype != bool:
+                kept = mask > 0
+                z = z + jnp.log(jnp.where(kept, mask, 1)).astype(z.dtype)
+            return softmax.softmax(jnp.where(kept, z, -jnp.inf), self.axes, self.plus)
+
+        return jax.jit(of_kept)
+
+
+def ends_with(eqn: Any, makers: Makers, given: frozenset[Any]) -> Softmax | None:
+    """The softmax that an equation is the end of, in a program that these variables are given to."""
+    if eqn.primitive.name == "div":
+        return _of_division(eqn, makers, given)
+    return _of_logarithm(eqn, makers) if eqn.primitive.name == "exp" else None
+
+
+def _of_division(eqn: Any, makers: Makers, given: frozenset[Any]) -> Softmax | None:
+    top, (below, beside) = _exponential(eqn.invars[0], makers, given), _sum(eqn.invars[1], makers)
+    if top is None or below is None:
+        return None
+    summed, axes = _exponential(below.invars[0], makers, given), tuple(below.params["axes"])
+    if summed is None or top[0] is not summed[0]:
+        return None
+    z, mask = summed
+    known = mask is not None and _keeps(z, mask, makers)
+    if z.aval.shape != eqn.outvars[0].aval.shape or (mask != top[1] and not known):
+        return None
+    found = _with_sink(z, beside, makers)
+    return None if found is None else Softmax(found[0], axes, found[1], None if known else mask)
+
+
+def _sum(atom: Any, makers: Makers) -> tuple[Any, Any]:
+    """The equation of the sum that one divides by, if it is one, and what is added to it."""
+    made = maker(before(atom, makers), makers)
+    for x, rest in _either(made, ("add", "max")):
+        if _is_sum(inner := maker(before(rest, makers), makers)):
+            return inner, x if made.primitive.name == "add" else None
+    return (made if _is_sum(made) else None), None
+
+
+def _is_sum(made: Any) -> bool:
+    return made is not None and made.primitive.name == "reduce_sum"
+
+
+def _with_sink(z: Any, beside: Any, makers: Makers) -> tuple[Any, float] | None:
+    """`z` and the number that is added to a sum of its exponentials; of `exp(z - m)` and `exp(s - m)` too."""
+    if beside is None:
+        return z, 0.0
+    if (value := number(before(beside, makers))) is not None:
+        return z, value
+    sink, less = maker(before(beside, makers), makers), maker(z, makers)
+    if sink is None or less is None or (sink.primitive.name, less.primitive.name) != ("exp", "sub"):
+        return None
+    of = maker(before(sink.invars[0], makers), makers)
+    if of is None or of.primitive.name not in ("neg", "sub"):
+        return None
+    value = 0.0 if of.primitive.name == "neg" else number(of.invars[0])
+    same = before(of.invars[-1], makers, SAME) is before(less.invars[1], makers, SAME)
+    return (less.invars[0], math.exp(value)) if value is not None and same else None
+
+
+def _of_logarithm(eqn: Any, makers: Makers) -> Softmax | None:
+    """Of the exponential of `log_softmax`, be that a function that is called or written out."""
+    made = maker(uncast(eqn.invars[0], makers), makers)
+    if made is None or made.primitive.name not in CALLS:
+        return _of_difference(made, makers)
+    inner, makers, outside = _inside(made)
+    found = _of_difference(maker(inner.outvars[0], makers), makers) if len(inner.outvars) == 1 else None
+    if found is None:
+        return None
+    z = found.z if found.z in outside else _without_maximum(found.z, makers)
+    return dataclasses.replace(found, z=outside[z]) if z in outside else None
+
+
+def _of_difference(less: Any, makers: Makers) -> Softmax | None:
+    """Of `z - log Σ exp(z)`, where the sum may have been of `exp(z - m)`, and `m` added again."""
+    if less is None or less.primitive.name != "sub" or hasattr(less.invars[0], "val"):
+        return None
+    z, taken = less.invars
+    log, shift = maker(before(taken, makers), makers), None
+    for x, rest in _either(log, ("add",)):
+        if (inner := maker(before(x, makers), makers)) is not None and inner.primitive.name == "log":
+            log, shift = inner, before(rest, makers, SAME)
+            break
+    if log is None or log.primitive.name != "log":
+        return None
+    below, beside = _sum(before(log.invars[0], makers, (*BETWEEN, "abs")), makers)
+    summed = maker(uncast(below.invars[0], makers), makers) if below is not None else None
+    if below is None or beside is not None or summed is None or summed.primitive.name != "exp":
+        return None
+    of = summed.invars[0]
+    if shift is not None and (moved := maker(of, makers)) is not None and moved.primitive.name == "sub":
+        of = moved.invars[0] if before(moved.invars[1], makers, SAME) is shift else of
+    return Softmax(z, tuple(below.params["axes"]), 0.0) if of is z else None
+
+
+def _either(made: Any, kinds: tuple[str, ...]) -> list[tuple[Any, Any]]:
+    """Both operands of an equation of these kinds, each beside the other."""
+    if made is None or made.primitive.name not in kinds:
+        return []
+    return list(zip(made.invars, made.invars[::-1], strict=True))
+
+
+def _without_maximum(z: Any, makers: Makers) -> Any:
+    """`z` before something was subtracted, which is nothing to a softmax if it is the same in a row."""
+    made = maker(z, makers)
+    return made.invars[0] if made is not None and made.primitive.name == "sub" else z
+
+
+def _inside(eqn: Any) -> tuple[Any, Makers, dict[Any, Any]]:
+    """The function that is called: its equations, by what they make, and what is outside handed to it."""
+    inner, _ = opened(called(eqn))
+    makers = {v: e for e in inner.eqns for v in e.outvars}
+    return inner, makers, dict(zip(inner.invars, eqn.invars, strict=True))
+
+
+def _exponential(atom: Any, makers: Makers, given: frozenset[Any]) -> tuple[Any, Mask | None] | None:
+    """`z` and the mask, of `m exp(z)`, or of a softmax of it, which is as good but for its sum."""
+    atom, mask = uncast(atom, makers), None
+    if (kept := _kept(atom, makers, given)) is not None and kept[2] == 0:
+        mask, atom = kept[0], uncast(kept[1], makers)
+    made = maker(atom, makers)
+    if made is not None and made.primitive.name == "div":
+        whole = _of_division(made, makers, given)
+        return (whole.z, mask) if whole is not None and whole.mask is None and not whole.plus else None
+    return (made.invars[0], mask) if made is not None and made.primitive.name == "exp" else None
+
+
+def _keeps(z: Any, mask: Mask, makers: Makers) -> bool:
+    """Whether `z` stands for minus infinity already where a mask keeps nothing; its maximum may be gone."""
+    kept = _kept(_without_maximum(z, makers), makers, frozenset())
+    return kept is not None and kept[0] == mask and kept[2] <= LOW
+
+
+def _kept(atom: Any, makers: Makers, given: frozenset[Any]) -> tuple[Mask, Any, float] | None:
+    """The mask, `x` and the number, of `where(mask, x, number)`, or of `x` times what depends on nothing."""
+    made = maker(atom, makers)
+    if made is None:
+        return None
+    if made.primitive.name == "select_n" and len(made.invars) == 3:
+        mask, other, x = made.invars
+        return _masked(mask, x, number(before(other, makers)))
+    for x, mask in _either(made, ("mul",)):
+        truth = before(mask, makers).aval.dtype == bool
+        if truth or not (hasattr(mask, "val") or depends_on(mask, makers, given)):
+            return _masked(mask, x, 0.0)
+    return _kept_inside(made) if made.primitive.name in CALLS else None
+
+
+def _masked(mask: Any, x: Any, other: float | None) -> tuple[Mask, Any, float] | None:
+    if other is None or mask.aval.ndim != x.aval.ndim:
+        return None
+    return Mask(mask, tuple(range(mask.aval.ndim))), x, other
+
+
+def _kept_inside(eqn: Any) -> tuple[Mask, Any, float] | None:
+    """The same of a function that is called, as `jnp.where` is."""
+    inner, makers, outside = _inside(eqn)
+    made = maker(inner.outvars[0], makers) if len(inner.outvars) == 1 else None
+    if made is None or made.primitive.name != "select_n" or len(made.invars) != 3:
+        return None
+    mask, other, x = made.invars
+    axes = tuple(range(mask.aval.ndim))
+    if (spread := maker(mask, makers)) is not None and spread.primitive.name == "broadcast_in_dim":
+        mask, axes = spread.invars[0], tuple(spread.params["broadcast_dimensions"])
+    other, x = before(other, makers), uncast(x, makers)
+    value = number(other if hasattr(other, "val") else outside.get(other, other))
+    if value is None or not {mask, x} <= outside.keys() or x.aval.shape != eqn.outvars[0].aval.shape:
+        return None
+    return Mask(outside[mask], axes), outside[x], value

@@ -1,0 +1,136 @@
+"""Softmax is known by what a program computes, however it is written."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jinit
+from jinit.signals.laws.law import average, normal
+from jinit.signals.laws.softmax import probabilities
+from tests.signals.agreement import DRAWS, disagreement
+
+TOKENS, WIDTH = 12, 64
+SHAPES = {name: jax.ShapeDtypeStruct((WIDTH, WIDTH), "float32") for name in "qkvo"}
+X = jax.ShapeDtypeStruct((8, TOKENS, WIDTH), "float32")
+CAUSAL = np.tril(np.ones((1, TOKENS, TOKENS), bool))
+FIELDS = ("input", "output", "cotangent", "weight_gradient")
+
+
+def kept(z):
+    return jnp.where(CAUSAL, z, -jnp.inf)
+
+
+def over_sum(e):
+    return e / e.sum(-1, keepdims=True)
+
+
+def shifted(z):
+    return jnp.exp(z - jax.lax.stop_gradient(z.max(-1, keepdims=True)))
+
+
+def with_epsilon(z):
+    e = shifted(z) * jnp.asarray(CAUSAL).astype(z.dtype)
+    return e / (e.sum(-1, keepdims=True) + 1e-7)
+
+
+def beside_at_least(z):
+    e = jnp.where(CAUSAL, jnp.exp(z), 0.0)
+    return e / jnp.maximum(e.sum(-1, keepdims=True), 1e-7)
+
+
+def less_log_of_sum(z):
+    z = kept(z)
+    return jnp.exp(z - jax.nn.logsumexp(z, axis=-1, keepdims=True))
+
+
+BEHIND_A_MASK = {
+    "where": lambda z: jax.nn.softmax(z, where=CAUSAL),
+    "where_of_its_shape": lambda z: jax.nn.softmax(z, where=jnp.broadcast_to(CAUSAL, z.shape)),
+    "masked_after_exp": lambda z: over_sum(jnp.where(CAUSAL, shifted(z), 0.0)),
+    "selected": lambda z: over_sum(
+        jax.lax.select(jnp.broadcast_to(CAUSAL, z.shape), jnp.exp(z), jnp.zeros_like(z))
+    ),
+    "times_truth": with_epsilon,
+    "times_numbers": lambda z: over_sum(jnp.exp(z) * CAUSAL.astype(np.float32)),
+    "numbers_of_the_program": lambda z: over_sum(jnp.exp(z) * jnp.tril(jnp.ones_like(z))),
+    "normalised_again": lambda z: over_sum(jax.nn.softmax(z) * CAUSAL.astype(np.float32)),
+    "logarithm": lambda z: jnp.exp(jax.nn.log_softmax(kept(z))),
+    "log_sum": less_log_of_sum,
+    "at_least": beside_at_least,
+}  # fmt: skip
+
+
+def predicted(softmax):
+    def apply(p, x):
+        q, k, v = x @ p["q"], x @ p["k"], x @ p["v"]
+        return softmax(q @ jnp.swapaxes(k, -1, -2) / WIDTH**0.5) @ v @ p["o"]
+
+    return jinit.predict(apply, weights=lambda path: 1 / WIDTH)(SHAPES, X)
+
+
+def assert_same(found, expected, rtol=5e-3):  # nodes of a mask and of a maximum come in other orders
+    for site in SHAPES:
+        for field in FIELDS:
+            moments = [getattr(r[site], field).second_moment for r in (found, expected)]
+            np.testing.assert_allclose(*moments, rtol=rtol, err_msg=f"{site} {field}")
+
+
+@pytest.mark.parametrize("name", BEHIND_A_MASK)
+def test_all_ways_to_write_it_are_one(name):
+    assert_same(predicted(BEHIND_A_MASK[name]), predicted(lambda z: jax.nn.softmax(kept(z))))
+
+
+def test_weights_of_entries_are_shares():
+    """`h exp(z) / Σ h exp(z)`, which is `softmax(z + log h)`."""
+    h = np.exp(np.random.default_rng(0).normal(size=CAUSAL.shape)).astype(np.float32)
+    assert_same(
+        predicted(lambda z: over_sum(h * jnp.exp(z))), predicted(lambda z: jax.nn.softmax(z + np.log(h)))
+    )
+
+
+def sink(z):
+    e = jnp.exp(z)
+    return e / (1 + e.sum(-1, keepdims=True))
+
+
+def sink_less_maximum(z):
+    m = jax.lax.stop_gradient(z.max(-1, keepdims=True))
+    e = jnp.exp(z - m)
+    return e / (jnp.exp(-m) + e.sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("mask", [lambda z: z, kept], ids=["all", "causal"])
+def test_a_sink_may_be_written_beside_a_maximum(mask):
+    assert_same(predicted(lambda z: sink(mask(z))), predicted(lambda z: sink_less_maximum(mask(z))))
+
+
+@pytest.mark.parametrize("deviation", [0.3, 2.0])
+@pytest.mark.parametrize(("count", "plus"), [(2, 1.0), (12, 1.0), (12, 30.0)])
+def test_moments_beside_a_sink(count, plus, deviation):
+    law = normal(jnp.zeros(()), deviation**2, "z", (4, count), jnp.float32)
+    found = probabilities(law, frozenset([1]), "p", plus)
+    e = np.exp(np.random.default_rng(0).normal(size=(1_000_000 // count, count)) * deviation)
+    p = e / (plus + e.sum(-1, keepdims=True))
+    for moment in (1, 2):
+        rows = (p**moment).mean(-1)
+        error = 5 * rows.std() / len(rows) ** 0.5
+        assert abs(float(average(found, of=found.nodes**moment).reshape(())) - rows.mean()) < error + 1e-5
+
+
+def test_attention_with_a_sink_agrees_with_measure():
+    def apply(p, x):
+        q, k, v = x @ p["q"], x @ p["k"], x @ p["v"]
+        return sink(kept(q @ jnp.swapaxes(k, -1, -2) / WIDTH**0.5)) @ v @ p["o"]
+
+    x = jax.random.normal(jax.random.key(0), X.shape)
+    law = jinit.predict(apply, weights=lambda path: 1 / WIDTH)(SHAPES, X)
+    draw = jinit.init(apply, jinit.plan([("*", jinit.lecun_normal())]))
+    measure = jax.jit(lambda key: jinit.measure(apply)(draw(key, SHAPES, x), x)[1])
+    seen = [measure(key) for key in jax.random.split(jax.random.key(1), 3 * DRAWS)]
+    for site in SHAPES:
+        for field in FIELDS:
+            found = [getattr(records[site], field) for records in seen]
+            assert disagreement(getattr(law[site], field), found) < 1, f"{site} {field}"
