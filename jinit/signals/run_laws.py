@@ -17,7 +17,7 @@ from jinit._typing import PyTree
 from jinit.jaxprs.sites import Site
 from jinit.jaxprs.tracing import Program, Signature, check_call, split
 from jinit.signals.given import Call, Plan, Variances, call_of
-from jinit.signals.laws.arrays import near, xp
+from jinit.signals.laws.arrays import is_traced, near, xp
 from jinit.signals.laws.as_laws import all_steps
 from jinit.signals.laws.interpret import Interpreter, MomentRule
 from jinit.signals.laws.law import Law, average, normal, pair
@@ -56,7 +56,9 @@ def run_on_laws(
             return runs[call]
         model = traced(apply, call, backward=backward, caller=caller)
         run = functools.partial(_run, model, call, interpreter, read, similarity, caller)
-        if known and not model.holds_tracers:
+        if not known:
+            return _compiled_as_one(run)
+        if not model.holds_tracers:
             run = runs[call] = _compiled_if_worth_it(run, model.closed)
         return run
 
@@ -95,6 +97,22 @@ def _run(
 def _compiled_if_worth_it(run: Callable[..., T], closed: Any) -> Callable[..., T]:
     """What a long loop does is compiled, all else would take far longer to compile than to do."""
     return jax.jit(run, compiler_options=options_for_laws()) if has_long_loop(closed) else run
+
+
+def _compiled_as_one(run: Callable[..., T]) -> Callable[..., T]:
+    """What is traced is compiled in one, not equation by equation; what is known stays known."""
+
+    def compiled(*args: Any) -> T:
+        leaves, structure = jax.tree.flatten(args)
+        traced = [i for i, x in enumerate(leaves) if is_traced(x)]
+
+        def of_traced(found: list[Any]) -> T:
+            every = dict(enumerate(leaves)) | dict(zip(traced, found, strict=True))
+            return run(*jax.tree.unflatten(structure, [every[i] for i in range(len(leaves))]))
+
+        return jax.jit(of_traced)([leaves[i] for i in traced])
+
+    return compiled
 
 
 def expected(

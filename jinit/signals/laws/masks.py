@@ -75,7 +75,10 @@ def _grid(kept: Array) -> tuple[Array, tuple[Array, ...], tuple[Root, ...]]:
     *outer, inner = varying
     name = _name_of(kept)
     share = xp.mean(kept.astype(jnp.float32), axis=inner).reshape(-1)
-    groups = _groups(np.asarray(share) * kept.shape[inner])
+    if is_traced(kept):  # which rows keep as much is not known
+        groups = [np.arange(share.size)]
+    else:
+        groups = _groups(np.asarray(share) * kept.shape[inner])
     shares = xp.stack([_harmonic_mean(share[group]) for group in groups])
     one, nothing = xp.ones((1,), jnp.float32), xp.zeros((1,), jnp.float32)
     ends = xp.concatenate([nothing, shares, one])
@@ -112,15 +115,17 @@ def _places(groups: Sequence[np.ndarray], shares: Array) -> Places:
 
 
 def _name_of(kept: Array) -> Hashable:
-    """The same for all masks that keep the same, in each block of a transformer."""
+    """The same for all masks that keep the same, in each block of a transformer, if it is known what."""
+    shape = tuple(n for n in kept.shape if n > 1)
+    if is_traced(kept):
+        return (MASK, shape, id(kept))
     rows = np.asarray(kept, bool)
-    shape = tuple(n for n in rows.shape if n > 1)
     return (MASK, shape, hashlib.sha1(np.packbits(rows).tobytes()).hexdigest())
 
 
 def _mixing(kept: Array, varying: Sequence[int]) -> Mixing | None:
     """The shares of what is kept in each row, of one matrix of positions; of nothing, all alike."""
-    if len(varying) != 2 or varying[1] - varying[0] != 1 or kept.size > LARGEST:
+    if len(varying) != 2 or varying[1] - varying[0] != 1 or kept.size > LARGEST or is_traced(kept):
         return None
     rows = np.asarray(kept, np.float32).reshape([kept.shape[i] for i in varying])
     rows = np.where(rows.any(axis=1, keepdims=True), rows, 1.0)

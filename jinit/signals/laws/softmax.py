@@ -26,6 +26,7 @@ from jinit.signals.laws.roots import MASK, Root
 _STEP = 0.75
 _TIMES = np.exp(np.arange(-16.0, 25.0, _STEP))
 _LARGEST = np.float32(np.exp(14.0))  # an entry of so many times the sum of a row takes all
+_LEAST = np.float32(1e-30)
 # Rows that add up to more, on average, count as adding up to one.
 WHOLE = 0.8
 FORWARD, BACKWARD = "softmax_of_rows", "pullback_of_softmax"
@@ -93,8 +94,9 @@ def probabilities(z: Law, axes: Axes, name: Any, plus: float = 0.0) -> Law:
     transform = (
         average(z, varying, survive * (e > 0).astype(e.dtype)[..., None]) / xp.maximum(seen, tiny)[..., None]
     )
-    own = x * survive * xp.clip(transform, 0, 1) ** others[..., None]
-    own = own * xp.exp(-(sink / typical)[..., None] * times)
+    # Not as a power, whose derivative is `0 / 0` where there are no others.
+    alone = xp.exp(others[..., None] * xp.log(xp.clip(transform, _LEAST, 1)))
+    own = x * survive * alone * xp.exp(-(sink / typical)[..., None] * times)
     p, square = (_STEP * xp.sum(own * power, axis=-1) for power in (1, x))
     row = xp.maximum(count * average(z, varying, p), tiny)
     spread = square_root(square - squared(p))
@@ -145,14 +147,13 @@ def _beside(factor: Law, cotangent: Law, name: Any) -> Law:
     square = squared(factor.nodes)
     gone: list[int] = []
     while grid_of([factor, cotangent]) * (2 if gone else 1) > LIMIT * _nodes(factor, gone):
-        least = [
-            (float(np.mean(square - squared(average(factor, [i])))), i)
-            for i, r in enumerate(factor.roots)
-            if r.kind != MASK and i not in gone
-        ]
-        if not least or is_traced(square):
+        left = [i for i, r in enumerate(factor.roots) if r.kind != MASK and i not in gone]
+        if not left:
             return factor
-        gone.append(min(least)[1])
+        if is_traced(square):  # which matter least is not known: the most nodes at once
+            gone.append(max(left, key=lambda i: factor.weights[i].size))
+        else:
+            gone.append(min(left, key=lambda i: float(np.mean(square - squared(average(factor, [i]))))))
     if not gone:
         return factor
     mean = average(factor, gone)
