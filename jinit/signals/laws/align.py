@@ -30,6 +30,7 @@ from jinit.signals.laws.parts import reaches_of
 from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
 from jinit.signals.laws.terms import merged
+from jinit.signals.laws.windowed import of_sum
 
 # Nodes for each level of the standard form, by the number of levels; the last level is an entry's own.
 SIZES = {
@@ -155,7 +156,9 @@ def normal_sum(
 ) -> Law:  # fmt: skip
     """A sum of normals, as a constant plus a normal for each level; by place, given the weights of places."""
     known = zip(reaches_of(laws, levels), merged(laws, levels), strict=True)
-    roots = (Root((name, i), x.axes, runs=x.runs, terms=terms) for i, (x, terms) in enumerate(known))
+    roots = [Root((name, i), x.axes, runs=x.runs, terms=terms) for i, (x, terms) in enumerate(known)]
+    if roots:
+        roots[-1] = dataclasses.replace(roots[-1], windowed=of_sum(laws, roots[-1].axes))
     sizes = dict(zip(roots, sizes_of(len(levels), at), strict=True))
     return dataclasses.replace(_normals(moments, sizes, at, shape, dtype), is_normal=True)
 

@@ -37,6 +37,7 @@ from jinit.signals.laws.runs import Reach, sums_of
 from jinit.signals.laws.runs import summed as summed_reach
 from jinit.signals.laws.spreading import Spreads, own_of, parts_of, product_of
 from jinit.signals.laws.terms import with_terms
+from jinit.signals.laws.windowed import Windowed, at_weights_again, windowed
 
 # Of variances: so much less than another is a rounding error.
 NOTHING = 1e-12
@@ -73,6 +74,7 @@ def contract(
     own = [
         own_of(x, other) if linear else frozenset[Root]() for x, other in zip(laws, laws[::-1], strict=True)
     ]
+    laws = [at_weights_again(x, summed, y.parameters) for x, y in zip(laws, laws[::-1], strict=True)]
     factors = [parts_of(law, summed, mine) for law, mine in zip(laws, own, strict=True)]
     quiet = [still for still, _ in factors]
     folds = folds_of(quiet, how, union(quiet), masked)
@@ -89,7 +91,10 @@ def contract(
     weights = folds.weights(dict(zip(folds.roots, weights_of(quiet, folds.roots), strict=True)))
     law = Law(mean, weights, left, how.shape, jnp.dtype(dtype))
     most = MOST if linear or weight is not None else MOST_OF_PRODUCTS
-    out = normal_sum_of(law, spreads, name, linear=linear, common=weight is not None, most=most)
+    slides = None if weight is None or linear else windowed(how, laws[weight].parameters)
+    out = normal_sum_of(
+        law, spreads, name, linear=linear, common=weight is not None, most=most, slides=slides
+    )
     fixed = [
         frozenset(f for f in mine.sums_left(frozenset().union(*other)) if max(f) < rank)
         for mine, other in zip(laws, reversed(how.axes), strict=True)
@@ -134,8 +139,9 @@ def normal_sum_of(
     linear: bool,
     common: bool = False,
     most: int = MOST,
+    slides: Windowed | None = None,
 ) -> Law:
-    """`mean` plus a normal for each set of axes."""
+    """`mean` plus a normal for each set of axes; that of all axes is of windows that slide, if any is."""
     spreads = _without_nothing(spreads)
     levels = levels_by_variance(by_axes(spreads), mean.shape, common=common, most=most)
     mean = dataclasses.replace(mean, is_normal=not places.others(mean))
@@ -156,7 +162,8 @@ def normal_sum_of(
         reach = summed_reach(
             parts, axes, mean.shape, lambda v, k, roots=mean.roots: places.along_axis(v, roots, k)
         )
-        root = Root((name, i), axes, kind, runs=reach.runs, fixed=reach.fixed)
+        whole = slides if i == len(levels) - 1 else None
+        root = Root((name, i), axes, kind, runs=reach.runs, fixed=reach.fixed, windowed=whole)
         out = plus_normal(out, variance, root, sizes[i])
     return out
 

@@ -43,10 +43,14 @@ def relabelled(
         kept = root.summed if name == root.name else None
         sums = sums_of((_moved(f, axis_map) & real, share) for f, share in root.fixed)
         terms = moved_terms(root.terms, axis_map) if root.terms else ()
+        windowed = root.windowed
+        if windowed is not None:
+            found = moved(dataclasses.replace(root, runs=windowed.runs), axis_map, law.shape)
+            windowed = dataclasses.replace(windowed, runs=tuple((k, b) for k, b in found if k in real))
         roots.append(
             dataclasses.replace(
                 root, name=name, axes=axes, runs=runs, fixed=sums, summed=kept, terms=terms,
-                mixing=_mixing_moved(root.mixing, axis_map),
+                windowed=windowed, mixing=_mixing_moved(root.mixing, axis_map),
             )
         )  # fmt: skip
     fixed = frozenset(_moved(axes, axis_map) & real for axes in law.fixed_sums) - {frozenset()}

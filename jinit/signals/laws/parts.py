@@ -15,6 +15,7 @@ from jinit.signals.laws.law import Axes, Law, average, normal_nodes, squared
 from jinit.signals.laws.levels import Levels, level_of
 from jinit.signals.laws.roots import COTANGENT, PLACE, Root
 from jinit.signals.laws.runs import Reach, Run, Sums, summed, sums_of, together
+from jinit.signals.laws.windowed import at_neighbours
 
 
 def _rounding(nodes: Array) -> float | None:
@@ -75,7 +76,8 @@ def parts_by_reach(law: Law, varying: Sequence[int]) -> Iterator[tuple[Reach | N
         if reach.fixed:
             sums = _sums_of_part(law, [i for i in random if x.shape[i] > 1], x)
             reach = dataclasses.replace(reach, fixed=sums)
-        yield reach, average(law, [i for i in at if not law.roots[i].axes <= reach.axes], x)
+        for where, y in at_neighbours(law, random, reach, x):
+            yield where, average(law, [i for i in at if not law.roots[i].axes <= reach.axes], y)
 
 
 def _parts(law: Law, order: Sequence[int]) -> list[tuple[tuple[int, ...], Array]]:

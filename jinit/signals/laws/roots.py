@@ -63,6 +63,7 @@ class Root:
       mixing: of a MASK, the shares of what it keeps.
       summed: of what is left of an average over few entries of a gradient, these (`averages.Summed`).
       terms: of what signals it is a weighted sum of entries (`terms.Terms`).
+      windowed: how alike its squares are at neighbouring places (`windowed.Windowed`).
     """
 
     name: Hashable
@@ -75,6 +76,7 @@ class Root:
     mixing: Mixing | None = dataclasses.field(default=None, compare=False, repr=False)
     summed: Any = dataclasses.field(default=None, compare=False, repr=False)
     terms: tuple[Any, ...] = dataclasses.field(default=(), compare=False, repr=False)
+    windowed: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     def along(self, axes: Axes) -> Root:
         """The same along these axes alone."""
