@@ -29,6 +29,8 @@ class Terms:
       moves: pairs of an axis of the signal and one of the root along which the same entries stand, all of one
         set of weights.
       share: of the root's variance, that of the sum.
+      apart: axes of the root along which other entries of other weights stand, as channels behind a depthwise
+        convolution. Sums over these have in common what is added up, and nothing besides.
     """
 
     of: Hashable
@@ -36,6 +38,7 @@ class Terms:
     count: float
     moves: frozenset[tuple[int, int]]
     share: float = 1.0
+    apart: Axes = frozenset()
 
     def along(self, axes: Axes) -> Terms:
         """The same along these axes of the root alone."""
@@ -47,7 +50,8 @@ def moved(terms: tuple[Terms, ...], axis_map: Sequence[Axes]) -> tuple[Terms, ..
     found = []
     for each in terms:
         pairs = frozenset((j, next(iter(axis_map[k]))) for j, k in each.moves if len(axis_map[k]) == 1)
-        found += [dataclasses.replace(each, moves=pairs)] if pairs else []
+        apart = frozenset[int]().union(*(axis_map[k] for k in each.apart))
+        found += [dataclasses.replace(each, moves=pairs, apart=apart)] if pairs else []
     return tuple(found)
 
 
@@ -57,10 +61,11 @@ def inherited(out: Law, name: Hashable, law: Law, how: Contraction, side: int, s
     for i, root in enumerate(law.roots):
         for terms in root.terms:
             terms = _of_one_set(terms, law, i)
-            pairs = _moves(terms, how, side)
+            apart = frozenset[int]().union(*(how.axes[side][k] for k in terms.apart))
+            pairs = frozenset() if apart & how.counts.keys() else _moves(terms, how, side)
             linear = share * terms.share * _linear_share(law, i, terms) if pairs else 0.0
             if linear > LEAST:
-                found.append(dataclasses.replace(terms, of=name, moves=pairs, share=linear))
+                found.append(dataclasses.replace(terms, of=name, moves=pairs, share=linear, apart=apart))
     return _marked(out, name, found)
 
 
@@ -80,8 +85,10 @@ def with_terms(
         if laws[side].is_linear or laws[1 - side].is_linear or side == known:
             continue
         still = _still(laws[1 - side], how, 1 - side)
-        pairs = frozenset((j, k) for j, to in enumerate(how.axes[side]) for k in to & still if k < rank)
-        out = _marked(out, name, [Terms((name, side), laws[side].variable, count, pairs, share)])
+        stands = [(j, k) for j, to in enumerate(how.axes[side]) for k in to if k < rank]
+        pairs = frozenset((j, k) for j, k in stands if k in still)
+        apart = frozenset(k for _, k in stands if k not in still)
+        out = _marked(out, name, [Terms((name, side), laws[side].variable, count, pairs, share, apart)])
     return out
 
 
