@@ -12,6 +12,7 @@ from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.law import Axes, Law, average, mean_square, normal_nodes
 from jinit.signals.laws.meeting import Contraction
+from jinit.signals.laws.roots import COTANGENT
 from jinit.signals.laws.runs import Reach, Runs, runs_of
 
 # Of squares of correlations between one place and all others: so little is let go.
@@ -37,18 +38,14 @@ class Windowed:
 
 def windowed(how: Contraction, weights: frozenset[Hashable]) -> Windowed | None:
     """How neighbours are alike in a convolution by these, if they are by more than next to nothing."""
-    slide = {k: m >= 0 for k, m in how.entries.items() if how.shape[how.shared[k][0]] > 1}
+    slide = [k for k in how.entries if how.shape[how.shared[k][0]] > 1]
     if not slide or not weights:
         return None
     terms = math.prod(how.counts.values())
-    shared = math.prod(how.counts[k] for k in how.counts if k not in slide)
-    for k in slide:
-        shared *= _shared(how.entries[k])
+    shared = math.prod(_shared(how.entries[k]) if k in slide else n for k, n in how.counts.items())
     alike = (shared - terms) / (terms * (terms + 2))
-    if alike < LEAST:
-        return None
-    run = (1 + alike) ** (1 / len(slide))
-    return Windowed(weights, runs_of({how.shared[k][0]: run for k in slide}))
+    run = (1 + max(alike, 0)) ** (1 / len(slide))
+    return Windowed(weights, runs_of({how.shared[k][0]: run for k in slide})) if alike > LEAST else None
 
 
 def at_neighbours(
@@ -72,15 +69,21 @@ def at_weights_again(law: Law, summed: Axes, weights: frozenset[Hashable]) -> La
     """A gradient where it meets the weights again that a sum behind it was made with.
 
     `Σ_t w_t g_t`, where what is linear in those sums is alike from one term to another by the same weights:
-    `E[w_t w_s ρ] = E[ρ²]`. It counts as so much larger.
+    `E[w_t w_s ρ] = E[ρ²]`. It counts as so much larger, unless what comes back differs from term to term.
     """
+    cotangents = [k for k, r in enumerate(law.roots) if r.kind == COTANGENT]
     for i, root in enumerate(law.roots):
-        if root.windowed is None or not root.windowed.weights & weights or not law.is_linear:
+        if root.windowed is None or not root.windowed.weights & weights:
             continue
-        if (z := normal_nodes(law, i)) is not None:
-            alike = math.prod(run for k, run in root.windowed.runs if k in summed)
-            linear = z * average(law, [i], law.nodes * z)
-            law = dataclasses.replace(law, nodes=law.nodes + xp.asarray(alike**0.5 - 1, z.dtype) * linear)
+        if (z := normal_nodes(law, i)) is None:
+            continue
+        more = xp.zeros_like(law.nodes)
+        for k in cotangents:
+            along = summed - law.roots[k].axes
+            alike = math.prod(run for axis, run in root.windowed.runs if axis in along)
+            slope = average(law, [i, *(c for c in cotangents if c != k)], law.nodes * z)
+            more = more + z * slope * xp.asarray(alike**0.5 - 1, z.dtype)
+        law = dataclasses.replace(law, nodes=law.nodes + more)
     return law
 
 
