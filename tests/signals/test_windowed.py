@@ -60,7 +60,7 @@ def test_a_mean_over_places(name, taps):
 
 @pytest.mark.parametrize("taps", [3, 9])
 def test_a_gradient_meets_its_weights_again(taps):
-    """`Σ_t w_t relu'(y_(p-t))`, where `y` was made with the same `w`; what comes back is the same everywhere."""
+    """`Σ_t w_t relu'(y_(p-t))`, `y` made with the same `w`; what comes back is the same everywhere."""
 
     def apply(p, x):
         return jax.nn.relu(of_unit_size(depthwise(x @ p["first"], p["conv"]))).mean(1) @ p["head"]
