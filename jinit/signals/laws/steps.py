@@ -39,10 +39,40 @@ def is_short(eqn: Any) -> bool:
 
 
 def _is_stack(eqn: Any) -> bool:
-    """Whether no matrix is the same at every step, so that each has weights of its own."""
+    """Whether no matrix that is the same at every step is contracted, so that each has weights of its own.
+
+    One that is only added or compared, as what stands for minus infinity behind a mask, is none.
+    """
     num_consts, _ = scan_arity(eqn)
-    avals = (v.aval for v in eqn.invars[:num_consts])
-    return not any(sum(n > 1 for n in x.shape) > 1 and jnp.issubdtype(x.dtype, jnp.floating) for x in avals)
+    body, _ = opened(eqn.params["jaxpr"])
+    given = [v for v in body.invars[:num_consts] if sum(n > 1 for n in v.aval.shape) > 1]
+    return not _is_contracted(body, {v for v in given if jnp.issubdtype(v.aval.dtype, jnp.floating)})[0]
+
+
+def _is_contracted(jaxpr: Any, matrices: set[Any]) -> tuple[bool, list[bool]]:
+    """Whether one of these, or what is made of them alone, is; and which results are made of them alone."""
+    known = set(matrices)
+    for eqn in jaxpr.eqns:
+        ins = [not hasattr(v, "val") and v in known for v in eqn.invars]
+        if not any(ins):
+            continue
+        if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
+            return True, []
+        alone = all(k or hasattr(v, "val") for k, v in zip(ins, eqn.invars, strict=True))
+        outs = [alone] * len(eqn.outvars)
+        if inner := [opened(p)[0] for p in jax.tree.leaves(eqn.params, is_leaf=_is_jaxpr) if _is_jaxpr(p)]:
+            if len(inner) > 1 or len(inner[0].invars) != len(ins):
+                return True, []
+            given = {v for v, k in zip(inner[0].invars, ins, strict=True) if k}
+            met, outs = _is_contracted(inner[0], given)
+            if met:
+                return True, []
+        known |= {v for v, k in zip(eqn.outvars, outs, strict=True) if k}
+    return False, [not hasattr(v, "val") and v in known for v in jaxpr.outvars]
+
+
+def _is_jaxpr(param: Any) -> bool:
+    return hasattr(param, "eqns") or hasattr(param, "jaxpr")
 
 
 def has_long_loop(jaxpr: Any) -> bool:
@@ -53,7 +83,7 @@ def has_long_loop(jaxpr: Any) -> bool:
             return True
         for param in eqn.params.values():
             for inner in param if isinstance(param, (tuple, list)) else (param,):
-                if (hasattr(inner, "eqns") or hasattr(inner, "jaxpr")) and has_long_loop(inner):
+                if _is_jaxpr(inner) and has_long_loop(inner):
                     return True
     return False
 
