@@ -300,7 +300,7 @@ def test_derivatives_of_predictions(count):
 
 @pytest.mark.parametrize("inside", [lambda f: f, jax.jit, jax.checkpoint], ids=["plain", "jit", "remat"])
 def test_what_counts_as_a_stack(inside):
-    """A matrix that all steps share is a weight if it is contracted, and nothing of the kind if it is added."""
+    """A matrix that all steps share is a weight if it is contracted, not if it is added."""
     bias, count = jnp.ones((8, 8)), 20
 
     def followed(step):
