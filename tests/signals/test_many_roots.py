@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import integrate
 
 import jinit
 from jinit.signals.laws import softmax
@@ -86,6 +87,21 @@ def test_a_mask_of_a_signal_on_fewer_nodes_is_still_of_that_signal():
 def test_functions_of_a_signal_keep_their_moments_on_fewer_nodes():
     (law,) = pointwise(lambda x: [jnp.exp(x)], [normal(0.0, 1.0, "x", OUT.shape, OUT.dtype)], [OUT], "e")
     np.testing.assert_allclose(two_moments(coarser([law])[0]), two_moments(law), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("shared", "own"), [(3.0, 6.0), (8.0, 16.0)])
+def test_functions_that_are_flat_fit_on_fewer_nodes(shared, own):
+    """`exp(tanh) (1 - tanh²)`, from two factors each found on fewer nodes: where one is flat, nothing is left."""
+    z = plus_normal(normal(0.0, own, "z", OUT.shape, OUT.dtype), shared, Root("s", frozenset([1])), 64)
+    factors = [lambda x: [jnp.exp(jnp.tanh(x)) * (1 + jnp.tanh(x))], lambda x: [1 - jnp.tanh(x)]]
+    laws = [pointwise(f, [z], [OUT], ("factor", k))[0] for k, f in enumerate(factors)]
+    (found,) = pointwise(lambda x, y: [x * y], coarser(laws), [OUT], "product")
+    x, variance = np.linspace(-60, 60, 400_001), shared + own
+    density = np.exp(-(x**2) / 2 / variance) / np.sqrt(2 * np.pi * variance)
+    t = np.tanh(x)
+    expected = integrate.trapezoid((np.exp(t) * (1 - t**2)) ** 2 * density, x)
+    mean, spread = two_moments(found)
+    np.testing.assert_allclose(mean**2 + spread, expected, rtol=0.1)
 
 
 def test_what_is_on_fewer_nodes_stays_what_it_was_when_nodes_are_to_be_fewer_again():

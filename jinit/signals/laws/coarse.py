@@ -9,6 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from scipy.interpolate import PchipInterpolator
 
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.law import Law, average, normal_nodes, squared
@@ -16,6 +17,8 @@ from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import COTANGENT, MASK, PLACE, Root
 
 TAG = "coarse"
+# Of a deviation: by how much mean and deviation on fewer nodes may be off to be mended.
+MORE = 0.04
 # From how many nodes to how many.
 FEWER = {256: 24, 128: 24, 64: 8, 48: 16, 32: 8, 16: 6, 15: 4, 12: 4, 8: 4}
 
@@ -67,11 +70,15 @@ def _coarsened(law: Law, positions: Sequence[int]) -> Law:
 
 
 def _on_fewer(law: Law, i: int) -> Law:
-    """`law`, on fewer nodes of the root at position `i`: of the same mean and variance, if those are any."""
+    """`law`, on fewer nodes of the root at position `i`: of the same mean and variance, if they come near.
+
+    Else as it is there, as behind `tanh` of much: functions of one root are to fit, such as `1 + tanh` and
+    `1 - tanh`, whose product is nothing where either is.
+    """
     (fine, _), (points, mass) = gaussian(law.weights[i].size), gaussian(FEWER[law.weights[i].size])
     continuous = jnp.issubdtype(law.nodes.dtype, jnp.floating)
     if continuous:
-        nodes = _interpolated(np.asarray(law.nodes), i, fine, points)
+        nodes = PchipInterpolator(fine, np.asarray(law.nodes), axis=i)(np.clip(points, fine[0], fine[-1]))
     else:
         nodes = np.take(law.nodes, np.argmin(abs(points[:, None] - fine), axis=1), axis=i)
     root = dataclasses.replace(law.roots[i], name=(TAG, law.roots[i].name))
@@ -85,15 +92,8 @@ def _on_fewer(law: Law, i: int) -> Law:
         return few
     (mean, wanted), (found, has) = _moments_along(law, i), _moments_along(few, i)
     scale = np.sqrt(wanted / np.maximum(has, np.finfo(has.dtype).tiny))
-    return dataclasses.replace(few, nodes=mean + (few.nodes - found) * scale)
-
-
-def _interpolated(values: np.ndarray, axis: int, fine: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """`np.interp(points, fine, values)` along an axis."""
-    low = np.clip(np.searchsorted(fine, points) - 1, 0, fine.size - 2)
-    share = np.clip((points - fine[low]) / (fine[low + 1] - fine[low]), 0, 1).astype(values.dtype)
-    left, right = np.take(values, low, axis=axis), np.take(values, low + 1, axis=axis)
-    return left + share.reshape(-1, *(1,) * (values.ndim - 1 - axis)) * (right - left)
+    fits = (abs(scale - 1) < MORE) & (abs(mean - found) < MORE * np.sqrt(wanted))
+    return dataclasses.replace(few, nodes=np.where(fits, mean + (few.nodes - found) * scale, few.nodes))
 
 
 def _moments_along(law: Law, i: int) -> tuple[Any, Any]:
