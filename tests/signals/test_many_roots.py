@@ -91,7 +91,7 @@ def test_functions_of_a_signal_keep_their_moments_on_fewer_nodes():
 
 @pytest.mark.parametrize(("shared", "own"), [(3.0, 6.0), (8.0, 16.0)])
 def test_functions_that_are_flat_fit_on_fewer_nodes(shared, own):
-    """`exp(tanh) (1 - tanh²)`, from two factors each found on fewer nodes: where one is flat, nothing is left."""
+    """`exp(tanh) (1 - tanh²)`, of two factors on fewer nodes: where one is flat, nothing is left."""
     z = plus_normal(normal(0.0, own, "z", OUT.shape, OUT.dtype), shared, Root("s", frozenset([1])), 64)
     factors = [lambda x: [jnp.exp(jnp.tanh(x)) * (1 + jnp.tanh(x))], lambda x: [1 - jnp.tanh(x)]]
     laws = [pointwise(f, [z], [OUT], ("factor", k))[0] for k, f in enumerate(factors)]
