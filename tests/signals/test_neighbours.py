@@ -14,6 +14,7 @@ from jinit.signals.laws.kernels import Kernel
 from jinit.signals.laws.law import normal
 from jinit.signals.laws.moving import broadcast, reshaped, tiled
 from jinit.signals.laws.runs import Run, alike_in
+from tests.signals.agreement import disagreement
 from tests.signals.test_centring import agree
 from tests.zoo import array
 
@@ -169,3 +170,27 @@ def test_padding_leaves_places_out_of_a_sum_that_is_zero():
     record = jinit.predict(apply, weights={"w": 1 / 12})(shapes, jnp.ones((32, 8, 4)))["w"]
     expected = 32 * 2 * (7 / 8) / 3 * record.cotangent.second_moment  # type: ignore[union-attr]
     np.testing.assert_allclose(record.weight_gradient.second_moment, expected, rtol=1e-4)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_attention_in_windows(merged):
+    """`(examples, places)` as `(examples windows, places of one)` and back: a window shares what it did."""
+    examples, windows, size, width = 4, 4, 8, 64
+
+    def attention(p, x):
+        scores = (x @ p["q"]) @ jnp.swapaxes(x @ p["k"], -1, -2) / width**0.5
+        return jax.nn.softmax(scores) @ (x @ p["v"]) @ p["o"]
+
+    def apply(p, x):
+        apart = (examples * windows, size, width) if merged else (examples, windows, size, width)
+        y = x + attention(p, x.reshape(apart)).reshape(x.shape)
+        return y.mean(1) @ p["head"]
+
+    params = {name: jax.ShapeDtypeStruct((width, width), "float32") for name in ("q", "k", "v", "o", "head")}
+    x = jax.random.normal(jax.random.key(0), (examples, windows * size, width))
+    plan = jinit.plan([("*", jinit.lecun_normal())])
+    found, draw = jinit.predict(apply, weights=plan)(params, x), jinit.init(apply, plan)
+    measure = jax.jit(lambda p, key: jinit.measure(apply, key=key)(p, x)[1])
+    seen = [measure(draw(key, params, x), key) for key in jax.random.split(jax.random.key(1), 16)]
+    for site, field in (("v", "cotangent"), ("o", "weight_gradient"), ("head", "input")):
+        assert disagreement(getattr(found[site], field), [getattr(r[site], field) for r in seen]) < 1, site

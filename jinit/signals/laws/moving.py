@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+import operator
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -111,7 +113,9 @@ def transposed(law: Law, permutation: Sequence[int]) -> Law:
 
 
 def reshaped(law: Law, shape: Sequence[int]) -> Law:
-    """`reshape`: axes split and merge in groups of equal size."""
+    """`reshape`: axes split and merge in groups of equal size; where they do both, they split first."""
+    if (between := _between(law.shape, shape)) is not None:
+        return reshaped(reshaped(law, between), shape)
     axis_map: list[Axes] = [frozenset()] * len(law.shape)
     mixed: set[int] = set()
     groups = _groups(law.shape, shape)
@@ -160,6 +164,23 @@ def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int]
                 n *= after[b[-1]]
         groups.append((a, b))
     return groups
+
+
+def _between(before: Sequence[int], after: Sequence[int]) -> tuple[int, ...] | None:
+    """The shape that `before` splits into and that merges into `after`, if neither is all there is to it.
+
+    As of `(examples, places)` and `(examples * windows, places / windows)`.
+    """
+    sizes: list[int] = []
+    groups = _groups(before, after)
+    for a, b in groups:
+        ends = {*itertools.accumulate((before[i] for i in a), operator.mul)}
+        ends |= {*itertools.accumulate((after[i] for i in b), operator.mul)}
+        for low, high in itertools.pairwise([1, *sorted(ends)]):
+            if high % low:
+                return None
+            sizes.append(high // low)
+    return tuple(sizes) if any(len(a) > 1 < len(b) for a, b in groups) else None
 
 
 def rearranged(law: Law, axes: Axes, shape: Sequence[int], tag: Hashable) -> Law:
