@@ -29,8 +29,8 @@ class Terms:
       moves: pairs of an axis of the signal and one of the root along which the same entries stand, all of one
         set of weights.
       share: of the root's variance, that of the sum.
-      apart: axes of the root along which other entries of other weights stand, as channels behind a depthwise
-        convolution. Sums over these have in common what is added up, and nothing besides.
+      apart: axes of the root along which other entries stand, with other weights, as channels do behind a
+        depthwise convolution: a sum over these has as many more terms.
     """
 
     of: Hashable
@@ -61,11 +61,11 @@ def inherited(out: Law, name: Hashable, law: Law, how: Contraction, side: int, s
     for i, root in enumerate(law.roots):
         for terms in root.terms:
             terms = _of_one_set(terms, law, i)
-            apart = frozenset[int]().union(*(how.axes[side][k] for k in terms.apart))
-            pairs = frozenset() if apart & how.counts.keys() else _moves(terms, how, side)
+            pairs = _moves(terms, how, side)
             linear = share * terms.share * _linear_share(law, i, terms) if pairs else 0.0
             if linear > LEAST:
-                found.append(dataclasses.replace(terms, of=name, moves=pairs, share=linear, apart=apart))
+                terms = _summed_apart(terms, how, side)
+                found.append(dataclasses.replace(terms, of=name, moves=pairs, share=linear))
     return _marked(out, name, found)
 
 
@@ -87,7 +87,7 @@ def with_terms(
         still = _still(laws[1 - side], how, 1 - side)
         stands = [(j, k) for j, to in enumerate(how.axes[side]) for k in to if k < rank]
         pairs = frozenset((j, k) for j, k in stands if k in still)
-        apart = frozenset(k for _, k in stands if k not in still)
+        apart = frozenset(k for _, k in stands if k not in still and laws[1 - side].is_weight)
         out = _marked(out, name, [Terms((name, side), laws[side].variable, count, pairs, share, apart)])
     return out
 
@@ -154,6 +154,13 @@ def _moves(terms: Terms, how: Contraction, side: int) -> frozenset[tuple[int, in
         if len(to) == 1 and to[0] < rank:
             found.add((j, to[0]))
     return frozenset(found)
+
+
+def _summed_apart(terms: Terms, how: Contraction, side: int) -> Terms:
+    """The terms of a sum over axes along which other entries stand."""
+    apart, summed = frozenset[int]().union(*(how.axes[side][k] for k in terms.apart)), frozenset(how.counts)
+    count = terms.count * math.prod(how.counts[k] for k in apart & summed)
+    return dataclasses.replace(terms, count=count, apart=apart - summed)
 
 
 def _of_one_set(terms: Terms, law: Law, i: int) -> Terms:
