@@ -172,6 +172,24 @@ def test_padding_leaves_places_out_of_a_sum_that_is_zero():
     np.testing.assert_allclose(record.weight_gradient.second_moment, expected, rtol=1e-4)  # type: ignore[union-attr]
 
 
+def test_a_reshape_that_splits_and_merges():
+    """What all places of an example share, four windows do, and what one window shares stays in it."""
+    law = normal(0.0, 1.0, "x", (4, 1, 1, 2), "float32")
+    law = broadcast(law, range(4), (4, 32, 1, 2))
+    (root,) = reshaped(law, (16, 8, 2)).roots
+    assert (root.axes, dict(root.runs)) == ({0, 2}, {0: 4.0})
+    window = broadcast(normal(0.0, 1.0, "y", (16, 1, 2), "float32"), range(3), (16, 8, 2))
+    (root,) = reshaped(window, (4, 32, 2)).roots
+    assert (root.axes, dict(root.runs)) == ({0, 1, 2}, {1: 8.0})
+    (root,) = reshaped(reshaped(window, (4, 32, 2)), (16, 8, 2)).roots
+    assert (root.axes, dict(root.runs), root.name) == (
+        {0, 1, 2},
+        {1: 8.0},
+        "y",
+    )  # the same all along a window
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("merged", [True, False])
 def test_attention_in_windows(merged):
     """`(examples, places)` as `(examples windows, places of one)` and back: a window shares what it did."""
