@@ -10,6 +10,7 @@ import pytest
 import jinit
 from jinit.signals.laws.law import average, normal
 from jinit.signals.laws.softmax import probabilities
+from jinit.signals.laws.wholes import with_wholes
 from tests.signals.agreement import DRAWS, disagreement
 
 TOKENS, WIDTH = 12, 64
@@ -134,3 +135,26 @@ def test_attention_with_a_sink_agrees_with_measure():
         for field in FIELDS:
             found = [getattr(records[site], field) for records in seen]
             assert disagreement(getattr(law[site], field), found) < 1, f"{site} {field}"
+
+
+def test_what_only_looks_like_it_is_not_taken_for_it():
+    """A sum that stands beside columns, and numbers that differ within a row, are none of a softmax."""
+    own = np.random.default_rng(0).normal(size=CAUSAL.shape).astype(np.float32)
+
+    @jax.jit
+    def logarithm(z):
+        less = z - own
+        return less - jnp.log(jnp.exp(less).sum(-1, keepdims=True))
+
+    def is_known(f):
+        z = jax.ShapeDtypeStruct((8, TOKENS, TOKENS), "float32")
+        eqns = with_wholes(jax.make_jaxpr(f)(z)).eqns
+        return any("custom_vjp" in eqn.primitive.name for eqn in eqns)
+
+    def apart(z):
+        return jnp.exp(z - own) / (jnp.exp(-own) + jnp.exp(z - own).sum(-1, keepdims=True))
+
+    assert is_known(lambda z: jnp.exp(z) / jnp.exp(z).sum(-1)[..., None])
+    assert not is_known(lambda z: jnp.exp(z) / jnp.exp(z).sum(-1)[:, None])
+    assert not is_known(apart)
+    assert not is_known(lambda z: jnp.exp(logarithm(z)))

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.interpolate import PchipInterpolator
 
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.law import Law, average, normal_nodes, squared
@@ -75,6 +74,8 @@ def _on_fewer(law: Law, i: int) -> Law:
     Else as it is there, as behind `tanh` of much: functions of one root are to fit, such as `1 + tanh` and
     `1 - tanh`, whose product is nothing where either is.
     """
+    from scipy.interpolate import PchipInterpolator  # it takes long to import, and comes with JAX
+
     (fine, _), (points, mass) = gaussian(law.weights[i].size), gaussian(FEWER[law.weights[i].size])
     continuous = jnp.issubdtype(law.nodes.dtype, jnp.floating)
     if continuous:

@@ -76,10 +76,10 @@ def _of_division(eqn: Any, makers: Makers, given: frozenset[Any]) -> Softmax | N
     if summed is None or top[0] is not summed[0]:
         return None
     z, mask = summed
-    known = mask is not None and _keeps(z, mask, makers)
-    if z.aval.shape != eqn.outvars[0].aval.shape or (mask != top[1] and not known):
+    known = mask is not None and _keeps(z, mask, axes, makers)
+    if not _is_one_in_rows(eqn.invars[1], z, axes, makers) or (mask != top[1] and not known):
         return None
-    found = _with_sink(z, beside, makers)
+    found = _with_sink(z, beside, axes, makers)
     return None if found is None else Softmax(found[0], axes, found[1], None if known else mask)
 
 
@@ -96,7 +96,17 @@ def _is_sum(made: Any) -> bool:
     return made is not None and made.primitive.name == "reduce_sum"
 
 
-def _with_sink(z: Any, beside: Any, makers: Makers) -> tuple[Any, float] | None:
+def _is_one_in_rows(atom: Any, z: Any, axes: tuple[int, ...], makers: Makers) -> bool:
+    """Whether a value is one number for each row of `z` along these axes, and stands beside that row."""
+    wanted = tuple(1 if i in axes else n for i, n in enumerate(z.aval.shape))
+    made = maker(atom, makers)
+    if made is not None and made.primitive.name == "broadcast_in_dim" and atom.aval.shape == z.aval.shape:
+        same = tuple(made.params["broadcast_dimensions"]) == tuple(range(len(wanted)))
+        return same and made.invars[0].aval.shape == wanted
+    return atom.aval.shape == wanted
+
+
+def _with_sink(z: Any, beside: Any, axes: tuple[int, ...], makers: Makers) -> tuple[Any, float] | None:
     """`z` and the number that is added to a sum of its exponentials; of `exp(z - m)` and `exp(s - m)` too."""
     if beside is None:
         return z, 0.0
@@ -110,6 +120,7 @@ def _with_sink(z: Any, beside: Any, makers: Makers) -> tuple[Any, float] | None:
         return None
     value = 0.0 if of.primitive.name == "neg" else number(of.invars[0])
     same = before(of.invars[-1], makers, SAME) is before(less.invars[1], makers, SAME)
+    same = same and _is_one_in_rows(less.invars[1], z, axes, makers)
     return (less.invars[0], math.exp(value)) if value is not None and same else None
 
 
@@ -122,7 +133,7 @@ def _of_logarithm(eqn: Any, makers: Makers) -> Softmax | None:
     found = _of_difference(maker(inner.outvars[0], makers), makers) if len(inner.outvars) == 1 else None
     if found is None:
         return None
-    z = found.z if found.z in outside else _without_maximum(found.z, makers)
+    z = found.z if found.z in outside else _without_maximum(found.z, found.axes, makers)
     return dataclasses.replace(found, z=outside[z]) if z in outside else None
 
 
@@ -142,10 +153,15 @@ def _of_difference(less: Any, makers: Makers) -> Softmax | None:
     summed = maker(uncast(below.invars[0], makers), makers) if below is not None else None
     if below is None or beside is not None or summed is None or summed.primitive.name != "exp":
         return None
-    of = summed.invars[0]
-    if shift is not None and (moved := maker(of, makers)) is not None and moved.primitive.name == "sub":
-        of = moved.invars[0] if before(moved.invars[1], makers, SAME) is shift else of
-    return Softmax(z, tuple(below.params["axes"]), 0.0) if of is z else None
+    of, axes = summed.invars[0], tuple(below.params["axes"])
+    if shift is not None:
+        moved = maker(of, makers)
+        if moved is None or moved.primitive.name != "sub":
+            return None
+        if before(moved.invars[1], makers, SAME) is not shift:
+            return None
+        of = _without_maximum(of, axes, makers)
+    return Softmax(z, axes, 0.0) if of is z and _is_one_in_rows(taken, z, axes, makers) else None
 
 
 def _either(made: Any, kinds: tuple[str, ...]) -> list[tuple[Any, Any]]:
@@ -155,10 +171,12 @@ def _either(made: Any, kinds: tuple[str, ...]) -> list[tuple[Any, Any]]:
     return list(zip(made.invars, made.invars[::-1], strict=True))
 
 
-def _without_maximum(z: Any, makers: Makers) -> Any:
-    """`z` before something was subtracted, which is nothing to a softmax if it is the same in a row."""
+def _without_maximum(z: Any, axes: tuple[int, ...], makers: Makers) -> Any:
+    """`z` before something was subtracted that is the same in a row, which is nothing to a softmax."""
     made = maker(z, makers)
-    return made.invars[0] if made is not None and made.primitive.name == "sub" else z
+    if made is None or made.primitive.name != "sub" or not _is_one_in_rows(made.invars[1], z, axes, makers):
+        return z
+    return made.invars[0]
 
 
 def _inside(eqn: Any) -> tuple[Any, Makers, dict[Any, Any]]:
@@ -180,9 +198,9 @@ def _exponential(atom: Any, makers: Makers, given: frozenset[Any]) -> tuple[Any,
     return (made.invars[0], mask) if made is not None and made.primitive.name == "exp" else None
 
 
-def _keeps(z: Any, mask: Mask, makers: Makers) -> bool:
+def _keeps(z: Any, mask: Mask, axes: tuple[int, ...], makers: Makers) -> bool:
     """Whether `z` stands for minus infinity already where a mask keeps nothing; its maximum may be gone."""
-    kept = _kept(_without_maximum(z, makers), makers, frozenset())
+    kept = _kept(_without_maximum(z, axes, makers), makers, frozenset())
     return kept is not None and kept[0] == mask and kept[2] <= LOW
 
 
