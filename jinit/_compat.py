@@ -25,6 +25,16 @@ def opened(jaxpr: Any) -> tuple[Any, list[Any]]:
     return getattr(jaxpr, "jaxpr", jaxpr), list(getattr(jaxpr, "consts", ()))
 
 
+def is_jaxpr(param: Any) -> bool:
+    """Whether a parameter of an equation is a jaxpr, closed or open."""
+    return hasattr(opened(param)[0], "eqns")
+
+
+def inner_jaxprs(eqn: Any) -> list[Any]:
+    """The jaxprs that an equation holds, closed or open."""
+    return [p for p in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_jaxpr) if is_jaxpr(p)]
+
+
 def bind(eqn: Any, values: list[Any]) -> list[Any]:
     """Run one equation as it stands, whatever its primitive."""
     with eqn.ctx.manager:  # such as the mesh that it was traced under

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jinit._compat import Literal, opened
+from jinit._compat import Literal, inner_jaxprs, opened
 from jinit.jaxprs.graph import COPIES, called, is_opaque
 from jinit.signals.observe import inexact
 
@@ -95,8 +95,7 @@ def _whole(jaxpr: Any, iterations: float) -> float:
 def _inner(eqn: Any) -> Iterator[Any]:
     """The programs that an equation of another kind holds, as those of `custom_linear_solve`."""
     if eqn.primitive.name != "pallas_call":
-        leaves = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr"))
-        yield from (p for p in leaves if hasattr(p, "jaxpr") or hasattr(p, "eqns"))
+        yield from inner_jaxprs(eqn)
 
 
 def _is_variable(atom: Any) -> bool:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jinit._compat import Literal, opened, primitives, scan_arity
+from jinit._compat import Literal, inner_jaxprs, opened, primitives, scan_arity
 
 Address = tuple[int, ...]
 
@@ -253,10 +253,4 @@ def is_opaque(eqn: Any) -> bool:
         return False
     if "callback" in name or name.startswith("ffi") or name == "pallas_call":
         return True
-    return any(_holds_jaxpr(p) for p in eqn.params.values())
-
-
-def _holds_jaxpr(param: Any) -> bool:
-    if isinstance(param, (tuple, list)):
-        return any(_holds_jaxpr(p) for p in param)
-    return hasattr(param, "eqns") or hasattr(param, "jaxpr")
+    return bool(inner_jaxprs(eqn))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinit._compat import not_tracing, opened, options_for_laws, source_of
+from jinit._compat import inner_jaxprs, not_tracing, opened, options_for_laws, source_of
 from jinit._errors import message
 from jinit._typing import PyTree
 from jinit.jaxprs.sites import Site
@@ -19,7 +19,9 @@ from jinit.jaxprs.tracing import Program, Signature, check_call, split
 from jinit.signals.given import Call, Plan, Variances, call_of
 from jinit.signals.laws.arrays import is_traced, near, xp
 from jinit.signals.laws.as_laws import all_steps
+from jinit.signals.laws.indexed import sizes_of
 from jinit.signals.laws.interpret import Interpreter, MomentRule
+from jinit.signals.laws.kernels import told_apart
 from jinit.signals.laws.law import Law, average, normal, pair
 from jinit.signals.laws.roots import COTANGENT, WEIGHT
 from jinit.signals.laws.steps import has_long_loop, is_known
@@ -84,7 +86,7 @@ def _run(
         normal(0.0, 1.0, ("cotangent", i), c.shape, c.dtype, kind=COTANGENT)
         for i, c in enumerate(model.cotangents)
     ]
-    found = jax.tree.unflatten(model.structure, interpreter.apart().inner(model.closed, values, ()))
+    found = jax.tree.unflatten(model.structure, _laws(interpreter, model.closed, values))
     records: Any = Records()
     for site, here in zip(sites.sites, found, strict=True):
         for field, value in here.items():
@@ -92,6 +94,12 @@ def _run(
                 raise NotImplementedError(_refusal(value, field, site, program, caller))
         records.update(dict.fromkeys(site.names, read(site, here)))
     return records
+
+
+def _laws(interpreter: Interpreter, closed: Any, values: list[Value]) -> list[Any]:
+    """Those of a program's results."""
+    with told_apart(sizes_of(closed)):
+        return interpreter.apart().inner(closed, values, ())
 
 
 def _compiled_if_worth_it(run: Callable[..., T], closed: Any) -> Callable[..., T]:
@@ -136,7 +144,7 @@ def expected(
     interpreter = Interpreter(dict(rules))
 
     def run(arrays: list[Any], moments: list[Any]) -> list[Any]:
-        return interpreter.apart().inner(closed, _values(call, arrays, moments, None), ())
+        return _laws(interpreter, closed, _values(call, arrays, moments, None))
 
     with np.errstate(all="ignore"):
         laws = _compiled_if_worth_it(run, closed)(compact, moments)
@@ -179,11 +187,9 @@ def _line_of(jaxpr: Any, primitive: str) -> str | None:
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == primitive:
             return source_of(eqn)
-        for param in eqn.params.values():
-            for inner in param if isinstance(param, (tuple, list)) else (param,):
-                holds = hasattr(inner, "eqns") or hasattr(inner, "jaxpr")
-                if holds and (found := _line_of(inner, primitive)) is not None:
-                    return found or source_of(eqn)  # a cached function does not know its lines
+        for inner in inner_jaxprs(eqn):
+            if (found := _line_of(inner, primitive)) is not None:
+                return found or source_of(eqn)  # a cached function does not know its lines
     return None
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jinit._compat import opened
+from jinit._compat import inner_jaxprs, opened
 from jinit._typing import Array, PyTree, at_least_float32
 
 CHUNK = 128  # directions pushed through the network at once
@@ -104,8 +104,7 @@ def push_of(function: Function, point: PyTree) -> Function:
 def _holds(jaxpr: Any, name: str) -> bool:
     """Whether a primitive of this name is in a jaxpr, at any depth."""
     for eqn in opened(jaxpr)[0].eqns:
-        inner = [p for p in jax.tree.leaves(list(eqn.params.values())) if hasattr(opened(p)[0], "eqns")]
-        if eqn.primitive.name == name or any(_holds(p, name) for p in inner):
+        if eqn.primitive.name == name or any(_holds(p, name) for p in inner_jaxprs(eqn)):
             return True
     return False
 

@@ -16,6 +16,7 @@ from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.align import canonical
 from jinit.signals.laws.arrays import is_traced, xp
+from jinit.signals.laws.gram import numbers_of, rows_of
 from jinit.signals.laws.law import (
     Axes,
     Law,
@@ -31,7 +32,7 @@ from jinit.signals.laws.levels import limited
 from jinit.signals.laws.masks import is_even, is_masked, middles, of_mask, of_masked
 from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import Root
-from jinit.signals.laws.values import PARAMS, Each, Held, Stacked, Unknown, Value
+from jinit.signals.laws.values import INPUTS, PARAMS, ROWS, Each, Held, Stacked, Unknown, Value
 
 STEPS = 32  # of a loop, when its steps come together in one law
 
@@ -64,6 +65,8 @@ def as_law(value: Value, name: Hashable) -> Law | Unknown:
         )
     if len(varying) > 1:
         return _of_rows(value, varying, name)
+    if value.source <= {INPUTS, ROWS} and (law := numbers_of(value)) is not None:
+        return law
     nodes, weights = _quantiles(
         x.reshape(-1).astype(node_dtype(dtype)), 8 if value.source == {PARAMS} else 64
     )
@@ -140,6 +143,8 @@ def _with_variance(nodes: Array, weights: Array, variance: Array) -> Array:
 
 def of_examples(value: Held, free: Axes, name: Hashable) -> Law:
     """Two moments of a signal, by what its entries share along the axes that a contraction keeps."""
+    if (law := rows_of(value, free, name)) is not None:
+        return law
     x = value.array.astype(node_dtype(value.dtype))
     parts = components_of(x, [i for i in sorted(free) if x.shape[i] > 1])
     axes = frozenset(i for i, n in enumerate(x.shape) if n > 1)

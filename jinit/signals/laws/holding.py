@@ -12,7 +12,8 @@ from jax.core import Tracer
 from jinit._compat import bind
 from jinit.jaxprs.elementwise import is_elementwise
 from jinit.signals.laws.arrays import at_hand, xp
-from jinit.signals.laws.values import Held, Unknown, Value, held
+from jinit.signals.laws.indexed import index_of
+from jinit.signals.laws.values import ROWS, Held, Unknown, Value, held
 
 # What entries that are all alike do not notice.
 LAYOUT = ("reshape", "transpose", "squeeze", "expand_dims", "slice", "split", "rev", "dynamic_slice", "copy")
@@ -31,10 +32,18 @@ def run_held(eqn: Any, ins: Sequence[Held]) -> list[Value]:
     return _run_held(eqn, ins)
 
 
+def _picks_again(eqn: Any, ins: Sequence[Held]) -> bool:
+    """Whether rows are picked of which some come again."""
+    if eqn.primitive.name != "gather" or not ins[0].source:
+        return False
+    index = index_of(eqn, ins[1])
+    return index is not None and index.repeats
+
+
 def _run_held(eqn: Any, ins: Sequence[Held]) -> list[Value]:
     """Entries that repeat stay repeated."""
     kind = eqn.primitive.name
-    source = frozenset().union(*(x.source for x in ins))
+    source = frozenset().union(*(x.source for x in ins), [ROWS] if _picks_again(eqn, ins) else [])
     shapes = [v.aval.shape for v in eqn.outvars]
     if kind == "pvary":  # nothing but a type, of a place that is not entered
         return list(ins)

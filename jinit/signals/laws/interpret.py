@@ -15,16 +15,17 @@ from jinit._errors import message
 from jinit.jaxprs.dataflow import CONTRACTIONS
 from jinit.jaxprs.elementwise import is_elementwise
 from jinit.jaxprs.graph import COPIES
-from jinit.signals.laws import joint, lookups
-from jinit.signals.laws.arrays import is_traced, near, xp
+from jinit.signals.laws import indexed, joint, lookups
+from jinit.signals.laws.arrays import is_traced, near
 from jinit.signals.laws.as_laws import as_law, of_examples, of_weight, with_fixed_sums
 from jinit.signals.laws.elementwise import elementwise
 from jinit.signals.laws.holding import run_held, unknown
-from jinit.signals.laws.law import Law, all_axes, constant, normal, two_moments
+from jinit.signals.laws.law import Law, constant, normal, two_moments
 from jinit.signals.laws.loops import CONTROL
 from jinit.signals.laws.masked import of_matrix
 from jinit.signals.laws.meeting import Contraction
-from jinit.signals.laws.roots import COTANGENT, SIGNAL, WEIGHT, Root
+from jinit.signals.laws.noise import coin, noise
+from jinit.signals.laws.roots import COTANGENT, SIGNAL, WEIGHT
 from jinit.signals.laws.rules import RULES, contracted, contraction_of, rows_added
 from jinit.signals.laws.steps import picked
 from jinit.signals.laws.values import INPUTS, PARAMS, Each, Held, Stacked, Unknown, Value, Variable, held
@@ -33,8 +34,6 @@ from jinit.signals.laws.wholes import is_whole, whole_rule
 # `rule([(mean, variance) of each operand], eqn) -> [(mean, variance) of each result]`.
 MomentRule = Callable[[list[tuple[Any, Any]], Any], Sequence[tuple[Any, Any]]]
 Name = Hashable
-
-NOISE_NODES = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +68,9 @@ class Interpreter:
         for i, eqn in _alive(jaxpr):
             ins = [read(v) for v in eqn.invars]
             of_entries = eqn.primitive not in self.rules and _is_of_entries(eqn, ins)
-            outs: Any = joint.again(eqn, self.makers, ins, (*at, i)) if of_entries else None
+            outs: Any = self.makers.images.added(eqn, ins, (*at, i))
+            if outs is None and of_entries:
+                outs = joint.again(eqn, self.makers, ins, (*at, i))
             if outs is None:
                 outs = self.equation(eqn, ins, (*at, i))
             made_of = _parameters_of(ins)
@@ -99,6 +100,10 @@ class Interpreter:
             return [noise(eqn, at)]
         if any(isinstance(x, Unknown) for x in ins) and not _picks_rows(kind, ins):
             return [next(x for x in ins if isinstance(x, Unknown))] * len(eqn.outvars)
+        if kind == "gather" and not _is_weight(ins[0]):
+            index = indexed.index_of(eqn, ins[1])
+            if index is not None and index.repeats and not index.is_told_apart:
+                self.makers.images.too_many.add(len(index.of))
         if all(isinstance(x, Held) for x in ins):
             sources = [x.source for x in ins if isinstance(x, Held)]
             if kind == "shard_map" and {PARAMS, INPUTS} <= frozenset().union(*sources):
@@ -114,18 +119,31 @@ class Interpreter:
             return contraction(eqn, ins, at)
         if _picks_rows(kind, ins):
             indices, ins = ins[1], [ins[0] if _is_parameter(ins[1]) else _as_signal(ins[0])]
+            index = indexed.index_of(eqn, indices) if kind == "gather" else None
+            if index is not None and index.repeats and index.is_told_apart:
+                return [indexed.rows_picked(ins[0], eqn, index, self.makers.images, at)]  # type: ignore[arg-type]
             found = RULES[kind](eqn, ins, at)  # type: ignore[arg-type]
             return [lookups.of_rows(x, eqn, indices, at) for x in found]
         laws = [as_law(x, (at, i)) for i, x in enumerate(ins)]
         if broken := [x for x in laws if isinstance(x, Unknown)]:
             return broken[:1] * len(eqn.outvars)
         if kind in ("scatter-add", "scatter_add"):
-            return rows_added(eqn, laws, at, lookups.added(eqn, laws[2], ins[1]))  # type: ignore[arg-type]
+            return [self.rows_added(eqn, ins[1], laws, at)]
         if kind in RULES:
             return list(RULES[kind](eqn, laws, at))  # type: ignore[arg-type]
         if is_elementwise(eqn):
-            return [_coin(x) for x in elementwise(eqn, laws, at)]  # type: ignore[arg-type]
+            return [coin(x) for x in elementwise(eqn, laws, at)]  # type: ignore[arg-type]
         return unknown(eqn, f"`{kind}` has no rule")
+
+    def rows_added(self, eqn: Any, indices: Value, laws: list[Any], at: tuple[int, ...]) -> Any:
+        """The laws of sums by index."""
+        index, images = indexed.index_of(eqn, indices), self.makers.images
+        if index is not None and index.is_told_apart:
+            if (found := indexed.rows_summed(laws[0], laws[2], index, images, at)) is not None:
+                return found
+        elif index is not None and len(index.of) in images.too_many and not laws[2].is_linear:
+            return Unknown(indexed.TOO_MANY, eqn.primitive.name)
+        return rows_added(eqn, laws, at, lookups.added(eqn, laws[2], indices))[0]
 
     def by_moments(self, rule: MomentRule, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:
         """The user's rule: normal entries of the moments it gives."""
@@ -268,23 +286,3 @@ def _of_matrix(x: Value, other: Value, how: Contraction, side: int, name: Any) -
         return None
     floating = jnp.issubdtype(x.dtype, jnp.floating) and not is_traced(other.nodes)
     return of_matrix(x.array, how, side, name) if floating else None
-
-
-def noise(eqn: Any, at: tuple[int, ...]) -> Law:
-    """Uniform bits."""
-    shape, dtype = eqn.outvars[0].aval.shape, eqn.outvars[0].aval.dtype
-    share = (np.arange(NOISE_NODES) + 0.5) / NOISE_NODES
-    nodes = xp.asarray((share * 2.0 ** eqn.params["bit_width"]).astype(dtype))
-    weights = xp.full(NOISE_NODES, 1 / NOISE_NODES, jnp.float32)
-    return Law(nodes, (weights,), (Root(at, all_axes(shape)),), tuple(shape), dtype)
-
-
-def _coin(law: Law) -> Law:
-    """A yes or no made of noise, on two nodes."""
-    if law.dtype != jnp.bool_ or law.nodes.shape != (NOISE_NODES,):
-        return law
-    yes = xp.sum(law.nodes.astype(law.weights[0].dtype) * law.weights[0])
-    root = dataclasses.replace(law.roots[0], name=(law.roots[0].name, "coin"))
-    return dataclasses.replace(
-        law, nodes=xp.array([False, True]), weights=(xp.stack([1 - yes, yes]),), roots=(root,)
-    )

@@ -10,6 +10,7 @@ from typing import Any
 
 from jinit.signals.laws.as_laws import as_law
 from jinit.signals.laws.elementwise import on_nodes
+from jinit.signals.laws.images import Images
 from jinit.signals.laws.law import Law
 from jinit.signals.laws.pointwise import pointwise
 from jinit.signals.laws.roots import COTANGENT, MASK, PLACE
@@ -50,6 +51,7 @@ class Makers:
       made: the equation that made a variable, in order.
       parted: variables whose laws no longer tell what they have in common with what they were made of.
       behind: of a variable, all those that it was made of, and itself.
+      images: laws of rows that are sums of those of others.
     """
 
     keys: dict[Hashable, Key] = dataclasses.field(default_factory=dict)
@@ -57,6 +59,7 @@ class Makers:
     made: dict[Key, Making] = dataclasses.field(default_factory=dict)
     parted: set[Key] = dataclasses.field(default_factory=set)
     behind: dict[Key, frozenset[Key]] = dataclasses.field(default_factory=dict)
+    images: Images = dataclasses.field(default_factory=Images)
 
     def keys_of(self, values: Iterable[Value]) -> tuple[Key, ...]:
         """The keys of values, which are kept, so that no other takes one over."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -11,14 +14,36 @@ import numpy as np
 MOST = 256
 
 
-@functools.lru_cache(maxsize=64)
+_told_apart = contextvars.ContextVar("told_apart", default=frozenset[int]())
+
+
+@contextlib.contextmanager
+def told_apart(sizes: Iterable[int]) -> Iterator[None]:
+    """Axes of these sizes are known position by position: those next to each other may be of any nodes."""
+    token = _told_apart.set(frozenset(sizes))
+    try:
+        yield
+    finally:
+        _told_apart.reset(token)
+
+
+def is_told_apart(size: int) -> bool:
+    """Whether each position along an axis of this size is told from the others."""
+    return size <= MOST or size in _told_apart.get()
+
+
 def groups(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Which group each position is in, and how many are in each: fewer near either end.
 
     Behind a causal mask what is near the first position changes fast, as one over its number, and behind one
     of windows all along: half of the groups are of equal numbers, and half of equal ratios.
     """
-    if size <= MOST:
+    return _groups(size, is_told_apart(size))
+
+
+@functools.lru_cache(maxsize=64)
+def _groups(size: int, apart: bool) -> tuple[np.ndarray, np.ndarray]:
+    if apart:
         return np.arange(size), np.ones(size)
     at = np.arange(size)
     distance = np.log1p(np.minimum(at, size - 1 - at)) / np.log1p(size / 2)

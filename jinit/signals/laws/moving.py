@@ -273,10 +273,15 @@ def mixture(
     )
 
 
+def _beside(axis: int, law: Law) -> list[Any]:
+    """In what runs a law is alike along the other axes: rows picked by two indices are two."""
+    return [[(k, b) for k, b in r.runs if k != axis] for r in law.roots]
+
+
 def concatenated(parts: Sequence[Law], axis: int, shape: Sequence[int], name: Hashable) -> Law:
     """`concatenate`; pieces of one array, as in circular padding, are of one law."""
     widest = max(parts, key=lambda p: p.shape[axis])
-    pieces = all(p.nodes is widest.nodes for p in parts)
+    pieces = all(p.nodes is widest.nodes and _beside(axis, p) == _beside(axis, widest) for p in parts)
     if pieces and (widest.shape[axis] > 1 or all(p.roots == widest.roots for p in parts)):
         return rearranged(widest, frozenset([axis]), shape, name)
     return side_by_side([p for p in parts if p.shape[axis]], axis, shape, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ from jinit.signals.laws.levels import Levels, level_of
 from jinit.signals.laws.roots import COTANGENT, PLACE, Root
 from jinit.signals.laws.runs import Reach, Run, Sums, summed, sums_of, together
 from jinit.signals.laws.windowed import at_neighbours
+
+# Of a variance: less of it that is not linear in what it is made of makes no difference.
+CURVED = 0.02
 
 
 def _rounding(nodes: Array) -> float | None:
@@ -76,8 +80,25 @@ def parts_by_reach(law: Law, varying: Sequence[int]) -> Iterator[tuple[Reach | N
         if reach.fixed:
             sums = _sums_of_part(law, [i for i in random if x.shape[i] > 1], x)
             reach = dataclasses.replace(reach, fixed=sums)
-        for where, y in at_neighbours(law, random, reach, x):
+        found = (_by_powers(law, random, *part) for part in at_neighbours(law, random, reach, x))
+        for where, y in itertools.chain.from_iterable(found):
             yield where, average(law, [i for i in at if not law.roots[i].axes <= reach.axes], y)
+
+
+def _by_powers(law: Law, random: Sequence[int], reach: Reach, part: Array) -> Iterator[tuple[Reach, Array]]:
+    """What of a part is linear in a normal of known correlations `R`, and the rest, as alike as `R²`."""
+    for i in random if not is_traced(part) else ():
+        root = law.roots[i]
+        runs = tuple((k, b) for k, b in root.runs if isinstance(b, Run) and k in reach.axes)
+        if not runs or part.shape[i] < 3 or (z := normal_nodes(law, i)) is None:
+            continue
+        linear = average(law, [i], part * z) * z
+        rest, whole = (float(np.mean(average(law, of=squared(x)))) for x in (part - linear, part))
+        if rest > CURVED * whole:
+            yield together([reach, Reach(reach.axes, runs)]), part - linear
+            part = linear
+        break
+    yield reach, part
 
 
 def _parts(law: Law, order: Sequence[int]) -> list[tuple[tuple[int, ...], Array]]:

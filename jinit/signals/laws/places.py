@@ -15,7 +15,7 @@ from jinit.signals.laws.law import Law, first_along, square_root, without
 from jinit.signals.laws.roots import DEVIATION, MASK, PLACE, SIGNAL, Places, Root
 
 # Classes of places along an axis at most, by the number of axes that windows slide along.
-MOST = {1: 12, 2: 4, 3: 3}
+MOST = {1: 36, 2: 4, 3: 3}
 # Of the nodes of a law: what differs by less, over their size, makes no difference.
 NOTHING = 1e-4
 

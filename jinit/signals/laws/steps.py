@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinit._compat import opened, scan_arity
+from jinit._compat import inner_jaxprs, opened, scan_arity
 from jinit.signals.laws import moving, places
 from jinit.signals.laws.arrays import is_traced, near, xp
 from jinit.signals.laws.law import Law
@@ -60,7 +60,7 @@ def _is_contracted(jaxpr: Any, matrices: set[Any]) -> tuple[bool, list[bool]]:
             return True, []
         alone = all(k or hasattr(v, "val") for k, v in zip(ins, eqn.invars, strict=True))
         outs = [alone] * len(eqn.outvars)
-        if inner := [opened(p)[0] for p in jax.tree.leaves(eqn.params, is_leaf=_is_jaxpr) if _is_jaxpr(p)]:
+        if inner := [opened(p)[0] for p in inner_jaxprs(eqn)]:
             if len(inner) > 1 or len(inner[0].invars) != len(ins):
                 return True, []
             given = {v for v, k in zip(inner[0].invars, ins, strict=True) if k}
@@ -71,20 +71,14 @@ def _is_contracted(jaxpr: Any, matrices: set[Any]) -> tuple[bool, list[bool]]:
     return False, [not hasattr(v, "val") and v in known for v in jaxpr.outvars]
 
 
-def _is_jaxpr(param: Any) -> bool:
-    return hasattr(param, "eqns") or hasattr(param, "jaxpr")
-
-
 def has_long_loop(jaxpr: Any) -> bool:
     """Whether there is a `scan` of many steps anywhere in a jaxpr."""
     jaxpr, _ = opened(jaxpr)
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "scan" and not is_short(eqn):
             return True
-        for param in eqn.params.values():
-            for inner in param if isinstance(param, (tuple, list)) else (param,):
-                if _is_jaxpr(inner) and has_long_loop(inner):
-                    return True
+        if any(map(has_long_loop, inner_jaxprs(eqn))):
+            return True
     return False
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from jinit._typing import Array
+from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.averages import COARSE, FINE, summed
-from jinit.signals.laws.kernels import Kernel
+from jinit.signals.laws.kernels import Kernel, grouped
 from jinit.signals.laws.law import Axes, Law, all_axes, average, constant, plus_normal, squared, without
 from jinit.signals.laws.mixing import Mixing
 from jinit.signals.laws.parts import spread_by_reach
@@ -63,6 +64,7 @@ def total(
             i: m.sums(kernel_of(moving.run(i), m.columns)) for i, m in windows.items() if i in moving.axes
         }
         alike = {i: k.mean_variance / n[i] for i, k in kernels.items()}
+        alike |= _at_places(law, axes, moving) if counts is None else {}
         copies.append(copies_in(moving, n, law.shape, alike))
         terms = math.prod(n.values()) ** 2 / copies[-1]
         variance = xp.squeeze(variance, tuple(varying)) * xp.asarray(terms, variance.dtype)
@@ -80,6 +82,24 @@ def total(
     kind = COTANGENT if law.is_linear else SIGNAL
     root = Root(name, left, kind, not keep, mine.runs, mine.fixed, summed=few)
     return plus_normal(out, spread_out, root, 64 if keep else _size(out, spread_out))
+
+
+def _at_places(law: Law, axes: Axes, moving: Reach) -> dict[int, float]:
+    """To how many entries one is alike along axes of known correlations, where variances differ by place."""
+    runs = {i: moving.run(i) for i in axes & places.axes_of(law)}
+    at = {i: run for i, run in runs.items() if isinstance(run, Run)}
+    if not at or is_traced(law.nodes):
+        return {}
+    random = [k for k in places.others(law) if law.roots[k].axes & axes]
+    variance = spread_by_reach(law, random)[1].get(moving)
+    if variance is None:
+        return {}
+    found = {}
+    for i, run in at.items():
+        sizes = np.sqrt(np.maximum(places.along_axis(variance, law.roots, i), 0))
+        if sizes.ndim and (mean := np.mean(sizes**2)) > 0:
+            found[i] = run.kernel.scaled(grouped(sizes / np.sqrt(mean))).run
+    return found
 
 
 def _of_windows(entries: np.ndarray, size: int) -> Mixing:

@@ -15,6 +15,8 @@ from jinit.signals.laws.arrays import at_hand, xp
 from jinit.signals.laws.law import Law
 
 INPUTS, PARAMS = "inputs", "params"
+# Of an array made of rows of which some come again.
+ROWS = "rows"
 
 
 @jax.tree_util.register_dataclass

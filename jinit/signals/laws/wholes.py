@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinit._compat import opened
+from jinit._compat import is_jaxpr, opened
 from jinit.jaxprs.graph import called
 from jinit.signals.laws import centring, largest, softmax, softmaxes
 from jinit.signals.laws.law import Axes, Law, as_float
@@ -37,14 +37,10 @@ def _entered(eqn: Any) -> Any:
     changed = {}
     for name, param in eqn.params.items():
         many = isinstance(param, (tuple, list))
-        inner = [with_wholes(p) if _is_jaxpr(p) else p for p in (param if many else (param,))]
+        inner = [with_wholes(p) if is_jaxpr(p) else p for p in (param if many else (param,))]
         if any(new is not old for new, old in zip(inner, param if many else (param,), strict=True)):
             changed[name] = type(param)(inner) if many else inner[0]  # type: ignore[call-arg]
     return eqn.replace(params={**eqn.params, **changed}) if changed else eqn
-
-
-def _is_jaxpr(param: Any) -> bool:
-    return hasattr(opened(param)[0], "eqns")
 
 
 def _is_difference(eqn: Any) -> bool:
