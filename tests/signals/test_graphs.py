@@ -36,11 +36,13 @@ def sums(kind, h, senders, receivers, nodes):
         return (1.1 * h + add(h[senders], receivers, nodes)) / jnp.sqrt(degree)[:, None]
     if kind == "both ways":
         return (add(h[senders], receivers, nodes) + add(h[receivers], senders, nodes)) / 3
+    if kind == "symmetric, edges to oneself":
+        senders, receivers = (np.concatenate([x, np.arange(nodes)]) for x in (senders, receivers))
     scale = 1 / jnp.sqrt(degree)[:, None]
     return add((h * scale)[senders], receivers, nodes) * scale
 
 
-KINDS = ["scaled", "with oneself", "both ways", "symmetric"]
+KINDS = ["scaled", "with oneself", "both ways", "symmetric", "symmetric, edges to oneself"]
 
 
 def matrix(kind, senders, receivers, nodes):
@@ -101,7 +103,7 @@ def assert_close(found, wanted, room):
 
 
 # Of gradients through rectifiers a power of correlations counts as the square; else classes of nodes are few.
-ROOM = {"linear": 0.045, "relu": 0.13}
+ROOM = {"linear": 0.02, "relu": 0.1}
 
 
 @pytest.mark.parametrize("pooled", [False, True])
@@ -167,14 +169,14 @@ def test_messages_of_both_ends(regular, given):
 
 
 def test_a_graph_of_many_nodes():
-    """Elsewhere many positions are taken in groups of neighbours, as in attention; those of graphs not."""
+    """Elsewhere many positions are taken in groups of neighbours, as in attention; those of graphs not, but in classes."""
     nodes, (senders, receivers) = 300, graph(300, 1200)
     apply = functools.partial(messages, senders=senders, receivers=receivers, nodes=nodes)
     names = [f"{k}{i}" for i, k in itertools.product(range(LAYERS), ("edge", "node"))]
     x = jax.ShapeDtypeStruct((nodes, WIDTH), "float32")
     found = predicted(apply, [*names, "out"], x, rows=2 * WIDTH)
     wanted = expected_of_messages(np.eye(nodes), senders, receivers, nodes)
-    assert_close({name: values[:2] for name, values in found.items()}, wanted, 0.02)
+    assert_close({name: values[:2] for name, values in found.items()}, wanted, 0.08)
 
 
 def test_along_another_axis():

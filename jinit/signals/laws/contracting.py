@@ -66,7 +66,7 @@ def contract(
     laws = [_with_sums_along(law, how) for law in laws]
     common = common_terms((a, b), laws, how)
     laws = [meeting_places(x, law, k, how) for k, (x, law) in enumerate(zip((a, b), laws, strict=True))]
-    laws, masked = masked_in(places.refined(laws), how)
+    laws, masked = masked_in(places.refined_apart(laws), how)
     summed = frozenset(how.counts)
     linear = any(law.is_linear for law in laws)
     if grid_of([_quiet(law, summed) for law in laws]) > LIMIT:
@@ -77,7 +77,7 @@ def contract(
     laws = [at_weights_again(x, summed, y.parameters) for x, y in zip(laws, laws[::-1], strict=True)]
     factors = [parts_of(law, summed, mine) for law, mine in zip(laws, own, strict=True)]
     quiet = [still for still, _ in factors]
-    folds = folds_of(quiet, how, union(quiet), masked)
+    folds = folds_of(quiet, how, union(quiet), masked, laws)
     whole = math.prod(n for k, n in how.counts.items() if k not in folds.indices)
     mean = folds.summed(product_of(quiet, folds.roots), frozenset())
     mean = mean * xp.asarray(whole, mean.dtype)

@@ -10,13 +10,13 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws import places
-from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.classes import by_paths
-from jinit.signals.laws.law import Law, square_root, squared
+from jinit.signals.laws.law import Law, average, square_root, squared
 from jinit.signals.laws.masked import Masked
 from jinit.signals.laws.masks import ROWS
 from jinit.signals.laws.meeting import Contraction
-from jinit.signals.laws.roots import PLACE, Root
+from jinit.signals.laws.roots import PLACE, Places, Root
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,11 @@ class Folds:
 
 
 def folds_of(
-    laws: Sequence[Law], how: Contraction, roots: tuple[Root, ...], masked: Masked | None = None
+    laws: Sequence[Law],
+    how: Contraction,
+    roots: tuple[Root, ...],
+    masked: Masked | None = None,
+    whole: Sequence[Law] = (),
 ) -> Folds:
     """The sums over places in the contraction of two laws, relabelled by `meeting_places`."""
     folds = []
@@ -126,7 +130,8 @@ def folds_of(
             next((r for r in law.roots if r.name == _name(side, k)), None) for side, law in enumerate(laws)
         ]
         if masked is not None and k == masked.index:
-            folds.append(_of_mask((ours[0], ours[1]), masked, roots))
+            sizes = [_sizes(law, r, masked.sums.columns) for law, r in zip(whole, ours, strict=True)]
+            folds.append(_of_mask((ours[0], ours[1]), masked, roots, sizes[0] * sizes[1]))
         elif k in how.entries:
             folds.append(_of_window(k, (ours[0], ours[1]), how))
         elif any(r is not None for r in ours):
@@ -174,17 +179,40 @@ def _of_window(index: int, ours: tuple[Root | None, Root | None], how: Contracti
     return Fold(index, ours, matrix, Root(PLACE, frozenset([axis]), PLACE, places=found))
 
 
-def _of_mask(ours: tuple[Root | None, Root | None], masked: Masked, roots: Sequence[Root]) -> Fold:
+def _of_mask(
+    ours: tuple[Root | None, Root | None], masked: Masked, roots: Sequence[Root], sizes: np.ndarray
+) -> Fold:
     """What a mask keeps: by place of the result, those that it has already or by the sums of its shares."""
     axes, summed = frozenset([masked.left]), masked.sums.columns
     result = next((r for r in roots if r.kind == PLACE and r.name == PLACE and r.axes == axes), None)
     if result is None:
-        found = by_paths(masked.deviations()[:, None], ROWS)
+        found = _rows_of(masked, sizes)
         result = Root(PLACE, axes, PLACE, places=found) if len(found.paths) > 1 else None
     first, second = (_one_hot(r, summed) for r in ours)
     terms = masked.terms(np.einsum("ja,jb->jab", first, second))
     fold = Fold(masked.index, ours, terms, result, summed)
     return dataclasses.replace(fold, matrix=fold.by_place(terms))
+
+
+def _sizes(law: Law, root: Root | None, count: int) -> np.ndarray:
+    """Of each entry along an index, the root mean square."""
+    if root is None or root.places is None or is_traced(law.nodes):
+        return np.ones(count)
+    i = law.roots.index(root)
+    by_class = np.asarray(average(law, [k for k in range(len(law.roots)) if k != i], squared(law.nodes)))
+    return np.sqrt(by_class.reshape(-1))[list(root.places.of)]
+
+
+def _rows_of(masked: Masked, sizes: np.ndarray) -> Places:
+    """Classes of the sums behind a mask, by their deviations; of those of a matrix also by their own entry's.
+
+    As of a graph, where what a node is multiplied by comes to it again by way of its neighbours.
+    """
+    if not masked.is_matrix:
+        return by_paths(masked.deviations(np.ones(masked.sums.columns))[:, None], ROWS)
+    numbers = [masked.deviations(sizes)]
+    numbers += [sizes] if masked.sums.rows == masked.sums.columns else []
+    return by_paths(np.stack(numbers, axis=1), places.MOST[1])
 
 
 def _one_hot(root: Root | None, size: int) -> np.ndarray:

@@ -103,6 +103,7 @@ def _factor(law: Law, other: Law) -> float | None:
     x, y = law.nodes, other.nodes
     if is_traced(x) or is_traced(y) or x.shape != y.shape or not np.issubdtype(x.dtype, np.floating):
         return None
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     size = float(np.vdot(y, y))
     factor = float(np.vdot(x, y)) / size if size > 0 else 0.0
     return factor if factor and np.max(np.abs(x - factor * y)) <= NEAR * np.max(np.abs(x)) else None

@@ -66,9 +66,14 @@ class Masked:
         found = covariance.variance[groups(covariance.size)[0]]
         return found * self.over**2 if self.by_row else found
 
-    def deviations(self) -> np.ndarray:
-        """Those of sums of independent terms, each its share, by entry along `left`."""
-        return np.sqrt(self.sums.squares())[groups(self.sums.rows)[0]]
+    def deviations(self, sizes: np.ndarray) -> np.ndarray:
+        """Those of sums of independent terms of these deviations, each its share, by entry along `left`."""
+        return np.sqrt(self.sums.squares(grouped(sizes**2)))[groups(self.sums.rows)[0]]
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is one that stands in the program, of numbers, and no mask."""
+        return not np.any(self.mixing.counts != 1)
 
     def _summed(self, x: np.ndarray) -> np.ndarray:
         counts = groups(len(x))[1].reshape(-1, *(1,) * (x.ndim - 1))

@@ -60,9 +60,9 @@ class Mixing:
         """The variance of the sums in each row, by group: `a R aᵀ`."""
         return np.einsum("ij,ij->i", self.shares @ kernel.form, self.shares)
 
-    def squares(self) -> np.ndarray:
-        """The same of independent columns."""
-        return (self.shares**2 + self.uneven) @ groups(self.columns)[1]
+    def squares(self, variance: np.ndarray | float = 1.0) -> np.ndarray:
+        """The same of independent columns, of these variances by group."""
+        return (self.shares**2 + self.uneven) @ (groups(self.columns)[1] * variance)
 
     def left(self, kernel: Kernel) -> np.ndarray:
         """Of a variance of one, what is left in each row where its mean is subtracted, on average."""

@@ -30,7 +30,7 @@ def side_by_side(parts: Sequence[Law], axis: int, shape: Sequence[int], name: Ha
     """
     laws, piece, of = _classes([_as_real(as_float(p)) for p in parts], axis)
     linear = any(law.is_linear for law in laws)
-    laws = places.refined(laws)
+    laws = places.refined_apart(laws)
     levels, at = levels_of(*laws), places.union_of(laws)
     laws = [canonical(places.along(law, at), levels, name, linear=linear) for law in laws]
     here = Places(tuple(of), _numbers(laws))
