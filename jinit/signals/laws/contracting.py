@@ -32,6 +32,7 @@ from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.moving import relabelled
 from jinit.signals.laws.parts import add_to, by_axes, spread_by_reach
 from jinit.signals.laws.pointwise import LAYER, LIMIT, TIDY, narrowed
+from jinit.signals.laws.positions import refined_apart
 from jinit.signals.laws.roots import COTANGENT, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, sums_of
 from jinit.signals.laws.runs import summed as summed_reach
@@ -66,7 +67,7 @@ def contract(
     laws = [_with_sums_along(law, how) for law in laws]
     common = common_terms((a, b), laws, how)
     laws = [meeting_places(x, law, k, how) for k, (x, law) in enumerate(zip((a, b), laws, strict=True))]
-    laws, masked = masked_in(places.refined_apart(laws), how)
+    laws, masked = masked_in(refined_apart(laws), how)
     summed = frozenset(how.counts)
     linear = any(law.is_linear for law in laws)
     if grid_of([_quiet(law, summed) for law in laws]) > LIMIT:

@@ -49,11 +49,11 @@ class Images:
 
     Attributes:
       known: those, by their roots and shape.
-      too_many: numbers of rows picked of which some come again, and which are too many to be told apart.
+      lost: numbers of rows picked of which some come again, if it is not known which.
     """
 
     known: dict[Hashable, list[Image]] = dataclasses.field(default_factory=dict)
-    too_many: set[int] = dataclasses.field(default_factory=set)
+    lost: set[int] = dataclasses.field(default_factory=set)
 
     def note(self, image: Image) -> None:
         """Remember one."""

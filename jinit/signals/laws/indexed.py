@@ -7,9 +7,10 @@ adding up by index is a product with a matrix of zeros and ones.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jinit._compat import inner_jaxprs, opened
@@ -17,18 +18,22 @@ from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced
 from jinit.signals.laws.images import Image, Images
 from jinit.signals.laws.kernels import Kernel, is_told_apart
-from jinit.signals.laws.law import Law, as_float, average
+from jinit.signals.laws.law import Law, as_float
 from jinit.signals.laws.moving import relabelled
+from jinit.signals.laws.positions import with_covariances
 from jinit.signals.laws.roots import Root
-from jinit.signals.laws.runs import Reach, Run, kernel_of, runs_of
+from jinit.signals.laws.runs import Reach, kernel_of
 from jinit.signals.laws.values import Held, Value
 
+# The index of no row, in whose place zero is picked.
+NONE = -1
 # Nodes and edges of a graph that are told from each other at most.
 MOST = 2048
 
-TOO_MANY = (
-    f"it adds up messages along more than {MOST} edges, or to as many nodes, which are not told apart: give "
-    "a smaller graph, as the shapes of parameters do not depend on it"
+NOT_TOLD_APART = (
+    "it adds up as many rows as an index picked, and which of these are the same is not known: give indices "
+    f"and variances as arrays, and of a graph at most {MOST} nodes and edges, as shapes of parameters do not "
+    "depend on it"
 )
 
 
@@ -40,7 +45,7 @@ class Index:
       rows: the axis of rows, of the array that they are picked from or added to.
       along: the axis of those picked or added.
       count: the number of rows.
-      of: the row of each that is picked or added.
+      of: the row of each that is picked or added, or `NONE`.
     """
 
     rows: int
@@ -70,8 +75,28 @@ def index_of(eqn: Any, indices: Value) -> Index | None:
     if axes is None or not isinstance(indices, Held) or is_traced(indices.array):
         return None
     of, count = np.asarray(indices.whole())[..., 0], eqn.invars[0].aval.shape[axes[0]]
-    fits = of.size and of.min() >= 0 and of.max() < count  # others are dropped, or filled in
-    return Index(*axes, count, of) if fits else None
+    modes = jax.lax.GatherScatterMode
+    if eqn.params["mode"] in (modes.CLIP, modes.PROMISE_IN_BOUNDS):  # XLA clips what breaks its promise
+        of = np.clip(of, 0, count - 1)
+    of = np.where((of < 0) | (of >= count), NONE, of)  # dropped where rows are added, filled in where picked
+    filled = eqn.params.get("fill_value", 0) != 0 and (of == NONE).any()
+    return Index(*axes, count, of) if of.size and not filled else None
+
+
+def rows_lost(eqn: Any, ins: Sequence[Value]) -> int | None:
+    """How many rows a `gather` picks, if some may come again, and what these have in common is not known."""
+    index, axes = index_of(eqn, ins[1]), _axes_of(eqn)
+    known = isinstance(ins[0], Law) and not is_traced(ins[0].nodes)
+    known |= isinstance(ins[0], Held) and not is_traced(ins[0].array)
+    if axes is None or (index is not None and (not index.repeats or (known and index.is_told_apart))):
+        return None
+    return eqn.outvars[0].aval.shape[axes[1]]
+
+
+def rows_added(eqn: Any) -> int | None:
+    """How many rows a `scatter-add` adds up, of whole ones along one axis."""
+    axes = _axes_of(eqn)
+    return None if axes is None else eqn.invars[2].aval.shape[axes[1]]
 
 
 def _axes_of(eqn: Any) -> tuple[int, int] | None:
@@ -105,10 +130,11 @@ def rows_picked(law: Law, eqn: Any, index: Index, images: Images, name: Hashable
     axis_map = [frozenset([index.along if i == index.rows else next(offset)]) for i in range(len(law.shape))]
     random = [law.roots[i] for i in places.others(law)]
     kernels = {r: _of_picked(r, index) for r in random if index.rows in r.axes}
-    found = places.picked(law, {index.rows: index.of}).without_sums(frozenset([index.rows]))
+    value = np.zeros((), law.nodes.dtype) if (index.of == NONE).any() else None
+    found = places.picked(law, {index.rows: index.of}, value).without_sums(frozenset([index.rows]))
     for i, root in enumerate(found.roots):
         if (kernel := kernels.get(root)) is not None:
-            found = _with_correlations(found, i, index.rows, kernel)
+            found = with_covariances(found, i, index.rows, kernel)
     found = relabelled(found, axis_map, shape, lambda r: (r.name, name) if index.rows in r.axes else r.name)
     images.note(Image(found, law, index.matrix, index.rows, index.along))
     return found
@@ -117,26 +143,14 @@ def rows_picked(law: Law, eqn: Any, index: Index, images: Images, name: Hashable
 def _of_picked(root: Root, index: Index) -> Kernel:
     """The correlations of the rows picked."""
     kernel = kernel_of(Reach(root.axes, root.runs).run(index.rows), index.count)
-    matrix = kernel.between + np.diag(kernel.own)
-    return Kernel.alike(len(index.of), matrix[np.ix_(index.of, index.of)])
+    matrix, known = kernel.between + np.diag(kernel.own), index.of != NONE
+    return Kernel.alike(len(index.of), matrix[np.ix_(index.of, index.of)] * known * known[:, None])
 
 
-def _with_correlations(law: Law, i: int, axis: int, kernel: Kernel) -> Law:
-    """`law`, the copies of a root as alike along an axis, and of as large a variance on average by place."""
-    k = next((k for k in places.positions(law) if axis in law.roots[k].axes), None)
-    known = None if k is None else law.roots[k].places
-    of = np.zeros(kernel.size, int) if known is None else np.asarray(known.of)
-    size = np.sqrt(np.bincount(of, weights=kernel.variance) / np.bincount(of))
-    along = [len(size) if j == k else 1 for j in range(len(law.roots))]
-    mean = average(law, [i])
-    nodes = mean + (law.nodes - mean) * size.reshape(along).astype(law.nodes.dtype)
-    run = Run.of(kernel.scaled(1 / np.maximum(size, 1e-6)[of]))
-    root = dataclasses.replace(law.roots[i], runs=runs_of({**dict(law.roots[i].runs), axis: run}))
-    return dataclasses.replace(law, nodes=nodes, roots=(*law.roots[:i], root, *law.roots[i + 1 :]))
-
-
-def rows_summed(start: Law, updates: Law, index: Index, images: Images, name: Hashable) -> Law | None:
-    """`scatter-add` into zeros; nothing if it is into something else."""
+def rows_summed(start: Law, updates: Law, index: Index | None, images: Images, name: Hashable) -> Law | None:
+    """`scatter-add` into zeros; nothing if it is into something else, or rows are not told apart."""
+    if index is None or not index.is_told_apart:
+        return None
     if start.roots or is_traced(start.nodes) or np.any(start.nodes) or is_traced(updates.nodes):
         return None
     updates = as_float(updates)

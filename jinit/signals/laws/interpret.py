@@ -100,10 +100,8 @@ class Interpreter:
             return [noise(eqn, at)]
         if any(isinstance(x, Unknown) for x in ins) and not _picks_rows(kind, ins):
             return [next(x for x in ins if isinstance(x, Unknown))] * len(eqn.outvars)
-        if kind == "gather" and not _is_weight(ins[0]):
-            index = indexed.index_of(eqn, ins[1])
-            if index is not None and index.repeats and not index.is_told_apart:
-                self.makers.images.too_many.add(len(index.of))
+        if kind == "gather" and not _is_weight(ins[0]) and (lost := indexed.rows_lost(eqn, ins)):
+            self.makers.images.lost.add(lost)
         if all(isinstance(x, Held) for x in ins):
             sources = [x.source for x in ins if isinstance(x, Held)]
             if kind == "shard_map" and {PARAMS, INPUTS} <= frozenset().union(*sources):
@@ -138,12 +136,10 @@ class Interpreter:
     def rows_added(self, eqn: Any, indices: Value, laws: list[Any], at: tuple[int, ...]) -> Any:
         """The laws of sums by index."""
         index, images = indexed.index_of(eqn, indices), self.makers.images
-        if index is not None and index.is_told_apart:
-            if (found := indexed.rows_summed(laws[0], laws[2], index, images, at)) is not None:
-                return found
-        elif index is not None and len(index.of) in images.too_many and not laws[2].is_linear:
-            return Unknown(indexed.TOO_MANY, eqn.primitive.name)
-        return rows_added(eqn, laws, at, lookups.added(eqn, laws[2], indices))[0]
+        if indexed.rows_added(eqn) in images.lost and not laws[2].is_linear:
+            return Unknown(indexed.NOT_TOLD_APART, eqn.primitive.name)
+        found = indexed.rows_summed(laws[0], laws[2], index, images, at)
+        return found or rows_added(eqn, laws, at, lookups.added(eqn, laws[2], indices))[0]
 
     def by_moments(self, rule: MomentRule, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:
         """The user's rule: normal entries of the moments it gives."""

@@ -15,6 +15,7 @@ from jinit.signals.laws.grids import spread, union, weights_of
 from jinit.signals.laws.law import Law, as_float, average, mean_square, squared, without
 from jinit.signals.laws.levels import levels_of
 from jinit.signals.laws.pointwise import MOST_COTANGENTS
+from jinit.signals.laws.positions import refined_apart
 from jinit.signals.laws.roots import COTANGENT, PLACE, Places, Root
 from jinit.signals.laws.runs import Reach, runs_of, summed
 
@@ -30,7 +31,7 @@ def side_by_side(parts: Sequence[Law], axis: int, shape: Sequence[int], name: Ha
     """
     laws, piece, of = _classes([_as_real(as_float(p)) for p in parts], axis)
     linear = any(law.is_linear for law in laws)
-    laws = places.refined_apart(laws)
+    laws = refined_apart(laws)
     levels, at = levels_of(*laws), places.union_of(laws)
     laws = [canonical(places.along(law, at), levels, name, linear=linear) for law in laws]
     here = Places(tuple(of), _numbers(laws))

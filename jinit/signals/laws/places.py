@@ -11,10 +11,8 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.classes import by_paths, is_finer, joint_of
-from jinit.signals.laws.kernels import grouped
-from jinit.signals.laws.law import Law, average, first_along, square_root, squared, without
+from jinit.signals.laws.law import Law, first_along, square_root, without
 from jinit.signals.laws.roots import DEVIATION, MASK, PLACE, SIGNAL, Places, Root
-from jinit.signals.laws.runs import Run
 
 # Classes of places along an axis at most, by the number of axes that windows slide along.
 MOST = {1: 36, 2: 4, 3: 3}
@@ -174,33 +172,6 @@ def refined(laws: Sequence[Law]) -> list[Law]:
     joint = {key: joint_of(tuple(found), most) for key, found in known.items() if len(found) > 1}
     joint |= {k: mine for k, mine in _of_masks(laws) if k in joint and not is_finer(joint[k], mine)}
     return [_refined(law, joint) for law in laws] if joint else list(laws)
-
-
-def refined_apart(laws: Sequence[Law]) -> list[Law]:
-    """The same, of laws whose roots are those of no other: what places lose that count as one, runs keep."""
-    return [_with_runs(law, after) for law, after in zip(laws, refined(laws), strict=True)]
-
-
-def _with_runs(before: Law, after: Law) -> Law:
-    """`after`, the copies of its roots along an axis as large as before places were put together."""
-    if after is before or is_traced(before.nodes):
-        return after
-    roots, along = list(after.roots), axes_of(before)
-    for i in others(after):
-        runs = dict(roots[i].runs)
-        for axis, run in roots[i].runs:
-            if axis in along and isinstance(run, Run):
-                was, now = (along_axis(_variance(law, roots[i]), law.roots, axis) for law in (before, after))
-                size = np.sqrt(np.where(now > 0, was / np.where(now > 0, now, 1), 1))
-                runs[axis] = Run.of(run.kernel.scaled(grouped(np.broadcast_to(size, run.kernel.size))))
-        roots[i] = dataclasses.replace(roots[i], runs=tuple(sorted(runs.items())))
-    return dataclasses.replace(after, roots=tuple(roots))
-
-
-def _variance(law: Law, root: Root) -> Array:
-    """Of what depends on a root, by place."""
-    left = law.nodes - average(law, [i for i, r in enumerate(law.roots) if r == root])
-    return average(law, others(law), squared(left))
 
 
 def _of_masks(laws: Sequence[Law]) -> Iterator[tuple[tuple[Any, frozenset[int]], Places]]:

@@ -28,6 +28,7 @@ from jinit.signals.laws.grids import grid_of, on_grid, union
 from jinit.signals.laws.law import Law, node_dtype
 from jinit.signals.laws.levels import Levels, levels_of
 from jinit.signals.laws.pairing import paired
+from jinit.signals.laws.positions import refined
 from jinit.signals.laws.roots import COTANGENT, MASK, PLACE, Root
 
 # The largest grid to work on. Kept small for another reason, too: programs compiled by XLA for CPU (jaxlib
@@ -57,7 +58,7 @@ def pointwise(
     """
     shape = outs[0].shape
     laws = [returned(x, shape) if x.size < math.prod(shape) else x for x in laws]
-    laws = places.refined(as_coarse(without_deviations(laws)))
+    laws = refined(as_coarse(without_deviations(laws)))
     if any(map(_has_mask, laws)) and grid_of(laws, placed=True) > TIDY:
         laws = [narrowed(x) for x in laws]
     exact = _exact(kind, laws)
