@@ -7,13 +7,13 @@ adding up by index is a product with a matrix of zeros and ones.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from jinit._compat import inner_jaxprs, opened
+from jinit._compat import Literal, inner_jaxprs, opened
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced
 from jinit.signals.laws.images import Image, Images
@@ -83,7 +83,7 @@ def index_of(eqn: Any, indices: Value) -> Index | None:
     return Index(*axes, count, of) if of.size and not filled else None
 
 
-def rows_lost(eqn: Any, ins: Sequence[Value]) -> int | None:
+def num_lost(eqn: Any, ins: Sequence[Value]) -> int | None:
     """How many rows a `gather` picks, if some may come again, and what these have in common is not known."""
     index, axes = index_of(eqn, ins[1]), _axes_of(eqn)
     known = isinstance(ins[0], Law) and not is_traced(ins[0].nodes)
@@ -93,7 +93,7 @@ def rows_lost(eqn: Any, ins: Sequence[Value]) -> int | None:
     return eqn.outvars[0].aval.shape[axes[1]]
 
 
-def rows_added(eqn: Any) -> int | None:
+def num_added(eqn: Any) -> int | None:
     """How many rows a `scatter-add` adds up, of whole ones along one axis."""
     axes = _axes_of(eqn)
     return None if axes is None else eqn.invars[2].aval.shape[axes[1]]
@@ -114,14 +114,21 @@ def _axes_of(eqn: Any) -> tuple[int, int] | None:
     return (rows_at[0], own[0]) if tuple(picked[i] for i in windows) == whole else None
 
 
-def sizes_of(jaxpr: Any) -> Iterator[int]:
-    """Those of the axes of a program along which rows are added up by index, if they are few enough."""
-    for eqn in opened(jaxpr)[0].eqns:
-        if eqn.primitive.name in ("scatter-add", "scatter_add") and (axes := _axes_of(eqn)) is not None:
+def sizes_of(jaxpr: Any, returned: Collection[Any] | None = None) -> Iterator[int]:
+    """Those of the axes of a program along which rows are added up by index, if they are few enough.
+
+    But for sums that are `returned`, all of a program's results by default, such as the gradient of a table.
+    """
+    body, _ = opened(jaxpr)
+    last = {v for v in (body.outvars if returned is None else returned) if not isinstance(v, Literal)}
+    for eqn in body.eqns:
+        adds = eqn.primitive.name in ("scatter-add", "scatter_add") and eqn.outvars[0] not in last
+        if adds and (axes := _axes_of(eqn)) is not None:
             sizes = eqn.invars[0].aval.shape[axes[0]], eqn.invars[2].aval.shape[axes[1]]
             yield from sizes if max(sizes) <= MOST else ()
         for inner in inner_jaxprs(eqn):
-            yield from sizes_of(inner)
+            pairs = zip(eqn.outvars, opened(inner)[0].outvars, strict=False)
+            yield from sizes_of(inner, [own for v, own in pairs if v in last])
 
 
 def rows_picked(law: Law, eqn: Any, index: Index, images: Images, name: Hashable) -> Law:

@@ -100,7 +100,7 @@ class Interpreter:
             return [noise(eqn, at)]
         if any(isinstance(x, Unknown) for x in ins) and not _picks_rows(kind, ins):
             return [next(x for x in ins if isinstance(x, Unknown))] * len(eqn.outvars)
-        if kind == "gather" and not _is_weight(ins[0]) and (lost := indexed.rows_lost(eqn, ins)):
+        if kind == "gather" and not _is_weight(ins[0]) and (lost := indexed.num_lost(eqn, ins)):
             self.makers.images.lost.add(lost)
         if all(isinstance(x, Held) for x in ins):
             sources = [x.source for x in ins if isinstance(x, Held)]
@@ -116,8 +116,8 @@ class Interpreter:
         if kind in ("dot_general", "conv_general_dilated"):
             return contraction(eqn, ins, at)
         if _picks_rows(kind, ins):
+            index = indexed.index_of(eqn, ins[1]) if kind == "gather" and not _is_weight(ins[0]) else None
             indices, ins = ins[1], [ins[0] if _is_parameter(ins[1]) else _as_signal(ins[0])]
-            index = indexed.index_of(eqn, indices) if kind == "gather" else None
             if index is not None and index.repeats and index.is_told_apart:
                 return [indexed.rows_picked(ins[0], eqn, index, self.makers.images, at)]  # type: ignore[arg-type]
             found = RULES[kind](eqn, ins, at)  # type: ignore[arg-type]
@@ -136,7 +136,7 @@ class Interpreter:
     def rows_added(self, eqn: Any, indices: Value, laws: list[Any], at: tuple[int, ...]) -> Any:
         """The laws of sums by index."""
         index, images = indexed.index_of(eqn, indices), self.makers.images
-        if indexed.rows_added(eqn) in images.lost and not laws[2].is_linear:
+        if indexed.num_added(eqn) in images.lost and not laws[2].is_linear:
             return Unknown(indexed.NOT_TOLD_APART, eqn.primitive.name)
         found = indexed.rows_summed(laws[0], laws[2], index, images, at)
         return found or rows_added(eqn, laws, at, lookups.added(eqn, laws[2], indices))[0]
