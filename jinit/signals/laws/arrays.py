@@ -90,6 +90,15 @@ class _Functions:
 xp: Any = _Functions()
 
 
+def largest_of(x: Any, axis: Any, *, keepdims: bool = False) -> Any:
+    """The largest entry, as a number without derivative, such as what is subtracted before exponentials.
+
+    The derivative of a maximum goes to the entries equal to it, divided by how many these are. Where XLA
+    computes entries once for the maximum and again for the comparison, with other rounding, none is: `0 / 0`.
+    """
+    return xp.max(jax.lax.stop_gradient(x) if is_traced(x) else x, axis=axis, keepdims=keepdims)
+
+
 def pick(x: Any, *indices: Any) -> Any:
     """`x[indices]`, whichever of them is traced."""
     return jnp.asarray(x)[indices] if _of_jax(indices) else x[indices]

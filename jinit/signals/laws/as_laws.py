@@ -25,7 +25,9 @@ from jinit.signals.laws.law import (
     constant,
     node_dtype,
     plus_normal,
+    ratio,
     rule,
+    square_root,
     squared,
 )
 from jinit.signals.laws.levels import limited
@@ -85,8 +87,7 @@ def _quantiles(x: Array, size: int) -> tuple[Array, Array]:
     nodes = xp.interp(share, xp.asarray((np.arange(x.size) + 0.5) / x.size, x.dtype), xp.sort(x))
     nodes = nodes - xp.sum(weights * nodes)
     has, wants = xp.sum(weights * nodes**2), xp.var(x)
-    tiny = xp.asarray(jnp.finfo(x.dtype).tiny, x.dtype)
-    return xp.mean(x) + nodes * xp.sqrt(wants / xp.maximum(has, tiny)), weights
+    return xp.mean(x) + nodes * square_root(ratio(wants, has)), weights
 
 
 def _of_rows(value: Held, varying: tuple[int, ...], name: Hashable) -> Law:
@@ -137,8 +138,7 @@ def _is_chance(own: Axes, parts: dict[Axes, Array], varying: tuple[int, ...], sh
 def _with_variance(nodes: Array, weights: Array, variance: Array) -> Array:
     mean = xp.sum(weights * nodes)
     has = xp.sum(weights * (nodes - mean) ** 2)
-    tiny = xp.asarray(jnp.finfo(nodes.dtype).tiny, nodes.dtype)
-    return mean + (nodes - mean) * xp.sqrt(variance / xp.maximum(has, tiny))
+    return mean + (nodes - mean) * square_root(ratio(variance, has))
 
 
 def of_examples(value: Held, free: Axes, name: Hashable) -> Law:
@@ -173,7 +173,7 @@ def components_of(x: Array, free: Sequence[int]) -> dict[Axes, Array]:
     system = [[math.prod(1 / sizes[k] for k in a & s) for s in sets] for a in sets]
     solved = xp.matmul(xp.asarray(np.linalg.inv(system), x.dtype), xp.stack(seen))
     own = xp.clip(solved, 0, seen[0])
-    own = own * (seen[0] / xp.maximum(xp.sum(own), xp.asarray(jnp.finfo(x.dtype).tiny, x.dtype)))
+    own = own * ratio(seen[0], xp.sum(own))
     return {frozenset(i for k in s for i in groups[k]): own[n] for n, s in enumerate(sets)}
 
 
@@ -198,7 +198,7 @@ def of_weight(value: Held, name: Hashable) -> Law:
     if x.size == 1:
         return constant(x.reshape(()), value.shape, value.dtype)
     mean = xp.mean(x)
-    nodes = mean + xp.sqrt(xp.mean(squared(x - mean))) * sign
+    nodes = mean + square_root(xp.mean(squared(x - mean))) * sign
     return _on_roots(
         value, nodes, (weights,), (Root(name, frozenset(i for i, n in enumerate(x.shape) if n > 1)),)
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws import places
-from jinit.signals.laws.arrays import pick, rows, xp
+from jinit.signals.laws.arrays import largest_of, pick, rows, xp
 from jinit.signals.laws.law import Axes, Law
 from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import Root
@@ -40,7 +40,7 @@ def maximum(law: Law, axes: Axes, name: Hashable, shape: Sequence[int], count: i
     if not final:
         # Forgotten, it is what softmax subtracts: any number will do, if exponentials do not overflow.
         middle = size // 2
-        safe = xp.maximum(nodes, xp.max(x, axis=-1)[..., None] - 40)
+        safe = xp.maximum(nodes, largest_of(x, -1)[..., None] - 40)
         nodes = xp.where(np.arange(size) == middle, safe, nodes)
     left = frozenset().union(*(law.roots[i].axes for i in varying))
     root = Root(name, left, average=not final)

@@ -170,6 +170,15 @@ def square_root(x: Array) -> Array:
     return xp.where(x > 0, xp.sqrt(xp.where(x > 0, x, one)), zero)
 
 
+def ratio(x: Array, y: Array) -> Array:
+    """`x / y` of what is not negative, and zero, with a derivative of zero, where `y` is zero.
+
+    Not over `max(y, tiny)`, whose derivative has the square of that below: `0 / 0`.
+    """
+    some, zero, one = y > jnp.finfo(y.dtype).tiny, xp.zeros((), y.dtype), xp.ones((), y.dtype)
+    return xp.where(some, x / xp.where(some, y, one), zero)
+
+
 def average(law: Law, over: Iterable[int] | None = None, of: Array | None = None) -> Array:
     """Mean of the nodes over the roots at these positions, all by default, their axes kept with one entry."""
     x = law.nodes if of is None else of

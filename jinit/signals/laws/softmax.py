@@ -14,9 +14,9 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws import places
-from jinit.signals.laws.arrays import is_traced, xp
+from jinit.signals.laws.arrays import is_traced, largest_of, xp
 from jinit.signals.laws.grids import grid_of
-from jinit.signals.laws.law import Axes, Law, average, square_root, squared, without
+from jinit.signals.laws.law import Axes, Law, average, ratio, square_root, squared, without
 from jinit.signals.laws.masked import less_common
 from jinit.signals.laws.pointwise import LIMIT, pointwise
 from jinit.signals.laws.roots import MASK, Root
@@ -81,7 +81,7 @@ def probabilities(z: Law, axes: Axes, name: Any, plus: float = 0.0) -> Law:
         one = xp.ones_like(z.nodes)
         sink = plus * xp.exp(-z.nodes) if plus else 0 * one
         return dataclasses.replace(z, nodes=one / (count + sink))
-    largest = xp.max(z.nodes, axis=tuple(varying), keepdims=True)
+    largest = largest_of(z.nodes, tuple(varying), keepdims=True)  # what it is makes no difference
     e = xp.exp(z.nodes - largest)
     seen = average(z, varying, (e > 0).astype(e.dtype))  # the rest is masked
     tiny = xp.asarray(jnp.finfo(e.dtype).tiny, e.dtype)
@@ -128,8 +128,7 @@ def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
     seen = average(p, varying, unmasked)
     others = (count - 1 / xp.maximum(seen, 1 / count)) * average(p, varying, squared(p.nodes))
     left = average(p, varying, unmasked * squared(1 - p.nodes)) / xp.maximum(seen, 1 / count)
-    relative = others / xp.maximum(left, xp.asarray(jnp.finfo(left.dtype).tiny, left.dtype))
-    factor = xp.abs(p.nodes * (1 - p.nodes)) * xp.sqrt(1 + relative)
+    factor = xp.abs(p.nodes * (1 - p.nodes)) * xp.sqrt(1 + ratio(others, left))
     theirs = [i for i, r in enumerate(cotangent.roots) if r.axes & axes]
     rest = dataclasses.replace(cotangent, nodes=cotangent.nodes - average(cotangent, theirs))
     rest = less_common(rest, p, axes)
