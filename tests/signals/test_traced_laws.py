@@ -46,6 +46,18 @@ def test_values_and_derivatives_by_variances(name):
     np.testing.assert_allclose(slopes[0], step, rtol=room_of_slopes)
 
 
+def test_derivatives_by_inputs_that_are_all_alike():
+    """They have no variance, of which the root's derivative is infinite."""
+    predict = jinit.predict(lambda p, x: x @ p["q"], weights=lambda path: 1 / WIDTH)
+
+    def second_moment(size, x):
+        return predict(PARAMS, size * x)["q"].output.second_moment
+
+    for shape in ((8, WIDTH), (4, TOKENS, WIDTH)):
+        slope = jax.jit(jax.grad(second_moment))(3.0, jnp.ones(shape))
+        np.testing.assert_allclose(slope, 6.0, rtol=1e-4)
+
+
 def test_of_a_mask_that_is_traced():
     """Which rows keep as much is not known, nor what they have in common."""
     np.testing.assert_allclose(jax.jit(lambda mask: both(1.0, mask))(CAUSAL), both(1.0, CAUSAL), rtol=0.3)
