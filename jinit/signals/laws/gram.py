@@ -12,9 +12,9 @@ from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.classes import by_paths
 from jinit.signals.laws.kernels import Kernel, is_told_apart
 from jinit.signals.laws.law import Axes, Law, all_axes, constant, node_dtype, plus_normal
+from jinit.signals.laws.positions import with_covariances
 from jinit.signals.laws.roots import PLACE, Places, Root
-from jinit.signals.laws.runs import Run
-from jinit.signals.laws.values import ROWS, Held
+from jinit.signals.laws.values import PICKED, Held
 
 
 def rows_of(value: Held, free: Axes, name: Hashable) -> Law | None:
@@ -24,7 +24,7 @@ def rows_of(value: Held, free: Axes, name: Hashable) -> Law | None:
     other axes, a variance by row and correlations between rows, as those of a sum of it with random weights.
     """
     kept = [i for i in free if value.array.shape[i] > 1]
-    known = ROWS in value.source and len(kept) == 1 and value.array.shape == value.shape
+    known = PICKED in value.source and len(kept) == 1 and value.array.shape == value.shape
     if not known or is_traced(value.array) or not is_told_apart(value.shape[kept[0]]):
         return None
     (axis,) = kept
@@ -32,13 +32,10 @@ def rows_of(value: Held, free: Axes, name: Hashable) -> Law | None:
     products = (rows - rows.mean()) @ (rows - rows.mean()).T / rows.shape[1]
     law, variance = constant(xp.asarray(rows.mean()), value.shape, value.dtype), np.diag(products)
     found = by_paths(variance[:, None], places.MOST[1])
-    of = np.asarray(found.of)
-    alike = np.bincount(of, weights=variance) / np.bincount(of)
-    kernel = Kernel.alike(len(rows), products).scaled(1 / np.sqrt(np.maximum(alike, 1e-30))[of])
-    root = Root((name, "rows"), all_axes(value.shape), runs=((axis, Run.of(kernel)),))
-    if len(alike) > 1:
-        law = _at(law, axis, found)
-    return plus_normal(law, alike if len(alike) > 1 else alike[0], root, 2)
+    law = _at(law, axis, found) if len(found.paths) > 1 else law
+    law = plus_normal(law, variance.mean(), Root((name, "rows"), all_axes(value.shape)), 2)
+    kernel = Kernel.alike(len(rows), products / max(variance.mean(), 1e-300))
+    return with_covariances(law, len(law.roots) - 1, axis, kernel)
 
 
 def _at(law: Law, axis: int, found: Places) -> Law:

@@ -13,7 +13,7 @@ from jinit._compat import bind
 from jinit.jaxprs.elementwise import is_elementwise
 from jinit.signals.laws.arrays import at_hand, xp
 from jinit.signals.laws.indexed import index_of
-from jinit.signals.laws.values import ROWS, Held, Unknown, Value, held
+from jinit.signals.laws.values import PICKED, Held, Unknown, Value, held
 
 # What entries that are all alike do not notice.
 LAYOUT = ("reshape", "transpose", "squeeze", "expand_dims", "slice", "split", "rev", "dynamic_slice", "copy")
@@ -43,7 +43,7 @@ def _picks_again(eqn: Any, ins: Sequence[Held]) -> bool:
 def _run_held(eqn: Any, ins: Sequence[Held]) -> list[Value]:
     """Entries that repeat stay repeated."""
     kind = eqn.primitive.name
-    source = frozenset().union(*(x.source for x in ins), [ROWS] if _picks_again(eqn, ins) else [])
+    source = frozenset().union(*(x.source for x in ins), [PICKED] if _picks_again(eqn, ins) else [])
     shapes = [v.aval.shape for v in eqn.outvars]
     if kind == "pvary":  # nothing but a type, of a place that is not entered
         return list(ins)

@@ -7,15 +7,14 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.align import canonical
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.grids import spread, union, weights_of
-from jinit.signals.laws.law import Law, as_float, average, mean_square, squared, without
+from jinit.signals.laws.law import Law, as_float, mean_square, without
 from jinit.signals.laws.levels import levels_of
 from jinit.signals.laws.pointwise import MOST_COTANGENTS
-from jinit.signals.laws.positions import refined_apart
+from jinit.signals.laws.positions import refined_apart, variance_of
 from jinit.signals.laws.roots import COTANGENT, PLACE, Places, Root
 from jinit.signals.laws.runs import Reach, runs_of, summed
 
@@ -79,7 +78,7 @@ def _same_root(
 ) -> Root:  # fmt: skip
     """How the roots of this name differ, which what is the same all over a piece does in another piece."""
     every = ((k, i, r) for k, law in enumerate(laws) for i, r in enumerate(law.roots))
-    known = [(k, r, _variance(laws[k], i)) for k, i, r in every if r.name == name]
+    known = [(k, r, variance_of(laws[k], i)) for k, i, r in every if r.name == name]
     means = [1.0 if is_traced(v) else float(np.mean(v)) for _, _, v in known]
     some = [(k, r, v, m) for (k, r, v), m in zip(known, means, strict=True) if m > NOTHING * max(means)]
     if not some:
@@ -91,11 +90,6 @@ def _same_root(
         run = sum(m * sizes[k] ** 2 for k, _, _, m in some) / sum(m * sizes[k] for k, _, _, m in some)
         reach = Reach(reach.axes | {axis}, runs_of({**dict(reach.runs), axis: run}), reach.fixed)
     return dataclasses.replace(first, axes=reach.axes, runs=reach.runs, fixed=reach.fixed)
-
-
-def _variance(law: Law, i: int) -> Array:
-    """Of what depends on the root at position `i`, by place."""
-    return average(law, places.others(law), squared(law.nodes - average(law, [i])))
 
 
 def _as_real(law: Law) -> Law:

@@ -65,15 +65,19 @@ def _with_runs(before: Law, after: Law, at: Sequence[Root]) -> Law:
     for i in places.others(after):
         for axis, run in after.roots[i].runs:
             if isinstance(run, Run) and axis in places.axes_of(after) | places.axes_of(before):
-                root = after.roots[i]
-                was, now = (places.along_axis(_variance(x, root), x.roots, axis) for x in (before, after))
+                was, now = (_along(x, after.roots[i], axis) for x in (before, after))
                 size = np.sqrt(np.where(now > 0, was / np.where(now > 0, now, 1), 1))
                 kernel = run.kernel.scaled(grouped(np.broadcast_to(size, run.kernel.size)))
                 after = with_covariances(after, i, axis, kernel)
     return after
 
 
-def _variance(law: Law, root: Root) -> Array:
-    """Of what depends on a root, by place."""
+def _along(law: Law, root: Root, axis: int) -> np.ndarray:
+    """The variance of what depends on a root, at each index along an axis."""
     i = next(i for i, r in enumerate(law.roots) if (r.name, r.axes) == (root.name, root.axes))
+    return places.along_axis(variance_of(law, i), law.roots, axis)
+
+
+def variance_of(law: Law, i: int) -> Array:
+    """Of what depends on the root at position `i`, by place."""
     return average(law, places.others(law), squared(law.nodes - average(law, [i])))

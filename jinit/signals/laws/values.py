@@ -16,7 +16,7 @@ from jinit.signals.laws.law import Law
 
 INPUTS, PARAMS = "inputs", "params"
 # Of an array made of rows of which some come again.
-ROWS = "rows"
+PICKED = "picked"
 
 
 @jax.tree_util.register_dataclass
