@@ -205,9 +205,9 @@ def _left_in_rows(law: Law, probabilities: Law, axis: int, kernel: Kernel) -> La
     mixing = next(known, None) or Mixing.even(kernel.size, axis)
     rows = next((r for r in probabilities.roots if r.places is not None and mixing.axes[0] in r.axes), None)
     of = np.asarray(rows.places.of) if rows is not None and rows.places else np.zeros(mixing.rows, int)
-    each = [x[groups(mixing.rows)[0]] for x in (mixing.common(kernel), mixing.squares())]
-    common, own = (np.bincount(of, weights=x) / np.bincount(of) for x in each)
-    left = np.sqrt(np.maximum(1 - common, 0) / np.maximum(1 - own, LEAST)).astype(law.nodes.dtype)
+    each = [x[groups(mixing.rows)[0]] for x in (mixing.left(kernel), mixing.squares())]
+    theirs, own = (np.bincount(of, weights=x) / np.bincount(of) for x in each)
+    left = np.sqrt(theirs / np.maximum(1 - own, LEAST)).astype(law.nodes.dtype)
     if rows is None or rows.places is None:
         return dataclasses.replace(factor, nodes=left[0])
     return dataclasses.replace(factor, nodes=left, weights=(rows.places.weights(),), roots=(rows,))

@@ -65,8 +65,9 @@ class Mixing:
         return (self.shares**2 + self.uneven) @ (groups(self.columns)[1] * variance)
 
     def left(self, kernel: Kernel) -> np.ndarray:
-        """Of a variance of one, what is left in each row where its mean is subtracted, on average."""
-        return np.maximum(1 - self.common(kernel), LEAST)
+        """Of the variance, what is left in each row where its mean is subtracted, on average."""
+        whole = self.shares @ (kernel.variance * kernel.counts)
+        return np.maximum(whole - self.common(kernel), LEAST)
 
     def rows_centred(self, ours: Kernel, theirs: Kernel) -> Kernel:
         """Covariances of `Σ_j a_ij (v_j - Σ_m a_im v_m) u_j` over `i`, of those of `v` and of `u`."""

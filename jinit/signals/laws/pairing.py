@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit._typing import Array
+from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, pick, xp
 from jinit.signals.laws.law import Law, as_float, average, mean_square, squared, two_moments
 from jinit.signals.laws.levels import Levels, level_of, levels_of, weighed
+from jinit.signals.laws.parts import reaches_at
 from jinit.signals.laws.roots import COTANGENT, PLACE, Root
-from jinit.signals.laws.runs import Reach, Runs, summed
+from jinit.signals.laws.runs import Reach, Runs
 
 # Points for each level when several roots are paired: primes, so that any factor gives a lattice.
 POINTS = {0: (), 1: (1021,), 2: (127, 509), 3: (23, 31, 257), 4: (11, 13, 17, 127)}
@@ -51,15 +53,13 @@ def _runs(laws: Sequence[Law], levels: Levels, free: Sequence[Root]) -> list[Run
     """In what runs the copies of each level come, by what each of its roots alone makes of the laws."""
     if not any(r.runs for r in free) or any(is_traced(law.nodes) for law in laws):
         return [() for _ in levels]
-    members: list[list[tuple[Reach, Array]]] = [[] for _ in levels]
+    parts = []
     for law in map(as_float, laws):
         for i in (i for i, r in enumerate(law.roots) if r in free):
-            root = law.roots[i]
-            alone = average(law, [k for k in range(len(law.roots)) if k != i])
+            alone = average(law, [k for k in places.others(law) if k != i])
             variance = average(law, [i], squared(alone - average(law, [i], alone)))
-            members[level_of(root, levels)].append((Reach(root.axes, root.runs), variance))
-    shape = max((law.shape for law in laws), key=len)
-    return [summed(here, axes, shape).runs for here, axes in zip(members, levels, strict=True)]
+            parts.append((law, Reach(law.roots[i].axes, law.roots[i].runs), variance))
+    return [reach.runs for reach in reaches_at(parts, levels, max((law.shape for law in laws), key=len))]
 
 
 def _points(laws: Sequence[Law], levels: Levels, free: Sequence[Root]) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,11 +92,11 @@ def _by_powers(law: Law, random: Sequence[int], reach: Reach, part: Array) -> It
         runs = tuple((k, b) for k, b in root.runs if isinstance(b, Run) and k in reach.axes)
         if not runs or part.shape[i] < 3 or (z := normal_nodes(law, i)) is None:
             continue
-        linear = average(law, [i], part * z) * z
-        rest, whole = (float(np.mean(average(law, of=squared(x)))) for x in (part - linear, part))
+        curved = part - average(law, [i], part) - average(law, [i], part * z) * z
+        rest, whole = (float(np.mean(average(law, of=squared(x)))) for x in (curved, part))
         if rest > CURVED * whole:
-            yield together([reach, Reach(reach.axes, runs)]), part - linear
-            part = linear
+            yield together([reach, Reach(frozenset(dict(runs)), runs)]), curved
+            part = part - curved
         break
     yield reach, part
 
@@ -169,13 +169,20 @@ def reaches_of(laws: Sequence[Law], levels: Levels) -> list[Reach]:
     """How what differs at each level of a sum does so."""
     if not any(r.runs or r.fixed for law in laws for r in law.roots):
         return [Reach(axes) for axes in levels]
+    found = ((law, *part) for law in laws for part in spread_by_reach(law, places.others(law))[1].items())
+    return reaches_at(found, levels, laws[0].shape)
+
+
+def reaches_at(
+    parts: Iterable[tuple[Law, Reach, Array]], levels: Levels, shape: Sequence[int]
+) -> list[Reach]:
+    """How the sum of these parts differs at each level: of a law, in a reach, of a variance by place."""
     members: list[list[tuple[Reach, Array]]] = [[] for _ in levels]
     roots: dict[int, tuple[Root, ...]] = {}
-    for law in laws:
-        for reach, variance in spread_by_reach(law, places.others(law))[1].items():
-            members[level_of(reach, levels)].append((reach, variance))
-            roots[id(variance)] = law.roots
+    for law, reach, variance in parts:
+        members[level_of(reach, levels)].append((reach, variance))
+        roots[id(variance)] = law.roots
     return [
-        summed(here, axes, laws[0].shape, lambda v, k: places.along_axis(v, roots[id(v)], k))
+        summed(here, axes, shape, lambda v, k: places.along_axis(v, roots[id(v)], k))
         for here, axes in zip(members, levels, strict=True)
     ]

@@ -13,6 +13,7 @@ from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.classes import by_paths, is_finer, joint_of
 from jinit.signals.laws.law import Law, first_along, square_root, without
 from jinit.signals.laws.roots import DEVIATION, MASK, PLACE, SIGNAL, Places, Root
+from jinit.signals.laws.runs import Run, runs_of
 
 # Classes of places along an axis at most, by the number of axes that windows slide along.
 MOST = {1: 36, 2: 4, 3: 3}
@@ -210,14 +211,26 @@ def _mixed(nodes: Array, axis: int, shares: np.ndarray) -> Array:
 
 
 def differing(law: Law, kinds: Collection[str] = (PLACE, DEVIATION)) -> Law:
-    """`law`, without those of such roots that make no difference any more, as behind a normalization."""
+    """`law`, without those of such roots that make no difference any more, as behind a normalization.
+
+    What places of one class differed by is gone then, too.
+    """
     for i in reversed([i for i, r in enumerate(law.roots) if r.kind in kinds]):
         if is_traced(law.nodes) or not np.issubdtype(law.nodes.dtype, np.floating):
             return law
         size = np.sqrt(np.mean(np.square(law.nodes))) if law.nodes.size else 0.0
         if size and np.isfinite(size) and np.all(np.ptp(law.nodes, axis=i) <= NOTHING * size):
+            if law.roots[i].kind == PLACE:
+                roots = tuple(_evened(r, law.roots[i].axes) for r in law.roots)
+                law = dataclasses.replace(law, roots=roots)
             law = without(law, [i], first_along(law, [i]))
     return law
+
+
+def _evened(root: Root, axes: frozenset[int]) -> Root:
+    """A root, its copies of the same variance at all places along these axes."""
+    runs = {k: run.evened if isinstance(run, Run) and k in axes else run for k, run in root.runs}
+    return dataclasses.replace(root, runs=runs_of(runs))
 
 
 def along_axis(x: Array, roots: Sequence[Root], axis: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from jinit.signals.laws.arrays import is_traced
 from jinit.signals.laws.kernels import Kernel, grouped, groups
 from jinit.signals.laws.law import Law, average, squared
 from jinit.signals.laws.roots import Root
-from jinit.signals.laws.runs import Run, runs_of
+from jinit.signals.laws.runs import Reach, Run, kernel_of, runs_of
 
 
 def with_covariances(law: Law, i: int, axis: int, kernel: Kernel) -> Law:
@@ -29,6 +29,24 @@ def with_covariances(law: Law, i: int, axis: int, kernel: Kernel) -> Law:
     run = Run.of(kernel.scaled(grouped(1 / np.maximum(size, 1e-6)[of])))
     root = dataclasses.replace(law.roots[i], runs=runs_of({**dict(law.roots[i].runs), axis: run}))
     return dataclasses.replace(law, nodes=nodes, roots=(*law.roots[:i], root, *law.roots[i + 1 :]))
+
+
+def without_places(law: Law, axis: int) -> Law:
+    """`law`, of one class of places along an axis, the copies of its roots there as large as they were."""
+    i = next((i for i in places.positions(law) if axis in law.roots[i].axes), None)
+    if i is None or is_traced(law.nodes):
+        return law
+    size, roots = law.shape[axis], list(law.roots)
+    for k in places.others(law):
+        variance = np.broadcast_to(places.along_axis(variance_of(law, k), law.roots, axis), size)
+        if not np.mean(variance) > 0:
+            continue
+        before = Reach(roots[k].axes, roots[k].runs)
+        run = before.run(axis) if axis in before.axes else float(size)
+        deviation = grouped(np.sqrt(variance / np.mean(variance)))
+        now = runs_of({**dict(before.runs), axis: Run.of(kernel_of(run, size).scaled(deviation))})
+        roots[k] = dataclasses.replace(roots[k], axes=before.axes | {axis}, runs=now)
+    return places.alike(dataclasses.replace(law, roots=tuple(roots)), [axis])
 
 
 def refined(laws: Sequence[Law]) -> list[Law]:

@@ -45,6 +45,11 @@ class Run(float):
         some = variance > 1e-9 * max(np.max(variance), 1e-300)
         return cls.of(kernel.scaled(np.where(some, 1 / np.sqrt(np.where(some, variance, 1)), 0)))
 
+    @functools.cached_property
+    def evened(self) -> Run:
+        """The run of the same correlations between places of the same variance; the same object each time."""
+        return Run.over(self.kernel, self.kernel.variance)
+
     def __eq__(self, other: object) -> bool:
         return float(self) == other and self.kernel is getattr(other, "kernel", None)
 

@@ -19,6 +19,7 @@ from jinit.signals.laws.grids import grid_of
 from jinit.signals.laws.law import Axes, Law, average, ratio, square_root, squared, without
 from jinit.signals.laws.masked import less_common
 from jinit.signals.laws.pointwise import LIMIT, pointwise
+from jinit.signals.laws.positions import without_places
 from jinit.signals.laws.roots import MASK, Root
 
 # Times of the Laplace transform, in units of one over the sum of a row. In the logarithm of time the
@@ -121,7 +122,8 @@ def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
     variance is multiplied by `p² ((1 - p)² + Σ p²)`, where the sum is over the others. They add up to
     `1 - p`, so their sum of squares is taken as proportional to `(1 - p)²`, with the mean that it has.
     """
-    p, cotangent = places.as_signals(p, axes), places.as_signals(cotangent, axes)
+    p = places.as_signals(p, axes)
+    cotangent = without_places(cotangent, min(axes)) if len(axes) == 1 else places.as_signals(cotangent, axes)
     varying = [i for i, r in enumerate(p.roots) if r.axes & axes]
     count = xp.asarray(_count(p, axes), p.nodes.dtype)
     unmasked = (p.nodes > 1e-6 / count).astype(p.nodes.dtype)
