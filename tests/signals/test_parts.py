@@ -70,3 +70,35 @@ def test_kernels_are_weighed_by_the_variance_at_each_place():
     )
     np.testing.assert_allclose(kernel[2:, 2:], np.eye(3), atol=1e-6)
     np.testing.assert_allclose(kernel[:2, 2:], 0, atol=1e-6)
+
+
+def test_what_does_not_depend_on_a_root_keeps_its_own_correlations():
+    """It is not linear in that root, but no power of it either, and its axes are not those known of it."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(4)
+    scale = np.asarray([-1.0, 1.0], np.float32)
+    other = Root("other", frozenset([0, 1]), runs=((0, 2.0), (1, KNOWN)))
+    both = Law(
+        np.broadcast_to(scale[:, None], (2, 4)),
+        (np.full(2, 0.5, np.float32), (weights / weights.sum()).astype(np.float32)),
+        (Root("own", frozenset([0, 1]), runs=((0, 3.0), (1, KNOWN))), other),
+        SHAPE,
+        np.dtype("float32"),
+    )
+    _, found = spread_by_reach(both, [0, 1])
+    assert list(found) == [Reach(frozenset([0, 1]), both.roots[0].runs)]
+    assert nodes.size == both.nodes.shape[1]
+
+
+def test_a_curve_of_a_root_is_as_alike_as_the_square_of_its_correlations():
+    """Along those axes alone along which they are known."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(4)
+    root = Root("x", frozenset([0, 1]), runs=((0, 2.0), (1, KNOWN)))
+    law = Law(
+        (nodes**2).astype(np.float32), ((weights / weights.sum()).astype(np.float32),), (root,), SHAPE,
+        np.dtype("float32"),
+    )  # fmt: skip
+    (reach,) = (r for r, v in spread_by_reach(law, [0])[1].items() if float(v.reshape(())) > 1e-3)
+    assert reach.run(0) == 2.0
+    run = reach.run(1)
+    assert isinstance(run, Run)
+    np.testing.assert_allclose(run.kernel.between, KNOWN.kernel.between**2)

@@ -46,6 +46,27 @@ def test_a_gradient_that_stays_along_a_contraction():
     np.testing.assert_allclose(found["a"].weight_gradient.second_moment, 4 * OUT, rtol=1e-3)
 
 
+def test_two_factors_that_add_up_to_nothing_each():
+    """Of a gate for each example, before a mean over examples and places is subtracted again.
+
+    Its gradient is `Σ_p ĝ_b u_bp`, where neither `ĝ` nor `u` adds up over examples, but their product does:
+    `Σ_b Σ_p ĝ_b u_bp` has a variance of `P (B - 1)` of that of `ĝ` before its mean was taken out.
+    """
+    examples, places = 6, 16
+
+    def centred(x):
+        return x - x.mean((0, 1), keepdims=True)
+
+    def apply(p, x):
+        u = centred(x @ p["a"])
+        gate = jnp.ones((examples, 1, WIDTH)) @ p["gate"]
+        return centred(u * gate).mean(1) @ p["out"]
+
+    shapes = {k: (WIDTH, OUT if k == "out" else WIDTH) for k in ("a", "gate", "out")}
+    found = predicted(apply, shapes, (examples, places, WIDTH))["gate"].weight_gradient.second_moment
+    np.testing.assert_allclose(found, WIDTH * OUT / places**2 * places * (examples - 1), rtol=0.02)
+
+
 def attention_stack(depth, width, tokens, *, uniform=False):
     """Blocks of attention over tokens that are alike, each behind a sum that sees the gradient of all."""
     examples = 4

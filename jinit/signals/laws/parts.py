@@ -136,12 +136,13 @@ def _is_within(a: Root, b: Root) -> bool:
 def _sums_of_part(law: Law, own: Sequence[int], part: Array) -> Sums:
     """Which share of a part that is a function of its own roots adds up to nothing.
 
-    It is what is linear in a root that does so, and does not depend on others that vary along the sum.
+    It is what is linear in a root that does so, and does not depend on others that vary along that sum, be
+    they its own or not.
     """
     shares = []
     for i in own:
         for f, share in law.roots[i].fixed:
-            beside = [k for k in own if k != i and law.roots[k].axes & f]
+            beside = [k for k in places.others(law) if k != i and part.shape[k] > 1 and law.roots[k].axes & f]
             shares.append((f, share * _linear_share(law, i, part, beside)))
     return sums_of(shares)
 
