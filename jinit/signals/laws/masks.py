@@ -50,15 +50,23 @@ def is_even(x: Array) -> bool:
     return not is_traced(x) and (not x.size or bool(np.asarray(x == x.reshape(-1)[0]).all()))
 
 
+def without_repeats(x: Array) -> Array:
+    """The array, of one entry along axes along which all are the same, as of a mask that was broadcast."""
+    for i in (i for i, n in enumerate(x.shape) if n > 1 and not is_traced(x)):
+        first = xp.take(x, np.asarray([0]), axis=i)
+        x = first if bool(np.all(np.asarray(x == first))) else x
+    return x
+
+
 def of_mask(x: Array, shape: Sequence[int]) -> Law:
     """The law of truth values: how many of each row along the last axis hold, and which of them do."""
-    grid, weights, roots = _grid(x)
+    grid, weights, roots = _grid(without_repeats(x))
     return Law(grid <= 1, weights, roots, tuple(shape), jnp.dtype(bool))
 
 
 def of_masked(x: Array, shape: Sequence[int]) -> Law:
     """The law of an array some entries of which stand for minus infinity, the others being any numbers."""
-    values = np.asarray(x, node_dtype(x.dtype))
+    values = np.asarray(without_repeats(x), node_dtype(x.dtype))
     grid, weights, roots = _grid(xp.asarray(values > LOW))
     kept = np.quantile(values[values > LOW], np.clip(grid, 0, 1)).astype(values.dtype)
     nodes = np.where(np.asarray(grid) <= 1, kept, values.dtype.type(MASKED))

@@ -45,7 +45,8 @@ def without_places(law: Law, axis: int) -> Law:
         run = before.run(axis) if axis in before.axes else float(size)
         deviation = grouped(np.sqrt(variance / np.mean(variance)))
         now = runs_of({**dict(before.runs), axis: Run.of(kernel_of(run, size).scaled(deviation))})
-        roots[k] = dataclasses.replace(roots[k], axes=before.axes | {axis}, runs=now)
+        name = roots[k].name if axis in before.axes else (roots[k].name, "by place", axis)
+        roots[k] = dataclasses.replace(roots[k], name=name, axes=before.axes | {axis}, runs=now)
     return places.alike(dataclasses.replace(law, roots=tuple(roots)), [axis])
 
 

@@ -65,7 +65,20 @@ def ends_with(eqn: Any, makers: Makers, given: frozenset[Any]) -> Softmax | None
     """The softmax that an equation is the end of, in a program that these variables are given to."""
     if eqn.primitive.name == "div":
         return _of_division(eqn, makers, given)
+    if eqn.primitive.name in ("select_n", *CALLS):
+        return _masked_again(eqn, makers, given)
     return _of_logarithm(eqn, makers) if eqn.primitive.name == "exp" else None
+
+
+def _masked_again(eqn: Any, makers: Makers, given: frozenset[Any]) -> Softmax | None:
+    """Of a softmax behind a mask that leaves it as it is, as the last step of `jax.nn.softmax(where=)`."""
+    if len(eqn.outvars) != 1 or (kept := _kept(eqn.outvars[0], makers, given)) is None or kept[2] != 0:
+        return None
+    made = maker(uncast(kept[1], makers), makers)
+    whole = _of_division(made, makers, given) if made is not None and made.primitive.name == "div" else None
+    if whole is None or (whole.mask != kept[0] and not _keeps(whole.z, kept[0], whole.axes, makers)):
+        return None
+    return whole
 
 
 def _of_division(eqn: Any, makers: Makers, given: frozenset[Any]) -> Softmax | None:
