@@ -169,22 +169,3 @@ def refuse_mixing(mixes: Array, result: PyTree, caller: str) -> PyTree:
         got = "an `apply` that mixes examples, as BatchNorm in training does"
         raise ValueError(message(caller, must, got, "Put it in inference mode, or use `per_example=False`."))
     return result
-
-
-def paired_examples(
-    signature: Signature, arrays: list[Array], caller: str
-) -> tuple[PyTree, tuple[PyTree, PyTree], dict[str, Any]]:
-    """`params, (x1, x2), kwargs`, where `x2` may be None.
-
-    Raises:
-      ValueError: there is no first axis of examples, or not the same in every array of an input.
-    """
-    params, (x1, x2), kwargs = signature.arguments(arrays)
-    for name, x in (("x1", x1), ("x2", x2)):
-        shapes = {jnp.shape(a) for a in jax.tree.leaves(x)}
-        sizes = {shape[0] if shape else 0 for shape in shapes}
-        if x is not None and (len(sizes) != 1 or 0 in sizes):
-            must = f"`{name}` must hold examples, at least one, along the first axis of every array"
-            advice = "Several inputs are a tuple of arrays."
-            raise ValueError(message(caller, must, f"shapes {sorted(shapes)}", advice))
-    return params, (x1, x2), kwargs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -12,7 +11,9 @@ import jax.numpy as jnp
 
 from jinit._errors import message
 from jinit._typing import Array, Key, PyTree
+from jinit.initializers._arguments import count
 from jinit.jaxprs.tracing import Signature, check_call, split
+from jinit.spectra.arguments import whole_numbers
 from jinit.spectra.calls import Call, Output, flat_apply, is_floating, mapped_inputs, refuse_mixing, slots_of
 from jinit.spectra.golub_kahan import estimated_spectrum
 from jinit.spectra.linear_maps import RealFunction, both_ways, jacobian_matrix
@@ -68,7 +69,7 @@ def jacobian_spectrum(
       examples every field has a leading axis `[examples]`.
 
     Raises:
-      TypeError: `apply` is no function.
+      TypeError: `apply` is no function; `argnums`, `probes` or `steps` is no whole number.
       ValueError: an option is out of range; the inputs to differentiate are integers, such as tokens, or are
         none; no output is floating; `per_example=True` without examples; examples depend on one another, as
         in BatchNorm in training (under `jax.jit`, which allows no error, the result is NaN).
@@ -92,7 +93,7 @@ def jacobian_spectrum(
     caller = "jinit.jacobian_spectrum(...)"
     check_call(apply, caller=caller)
     wanted = _argnums(argnums, caller)
-    check_options(method, probes, steps, caller)
+    probes, steps = check_options(method, probes, steps, caller)
     solve = functools.partial(spectrum_of, method=method, probes=probes, steps=steps, caller=caller)
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -158,10 +159,7 @@ def make_call(
 
 
 def _argnums(argnums: int | Sequence[int], caller: str) -> tuple[int, ...]:
-    try:
-        found = (operator.index(argnums),) if not isinstance(argnums, Sequence) else tuple(argnums)
-    except TypeError:
-        raise TypeError(message(caller, "`argnums` must be whole numbers", f"{argnums=}")) from None
+    found = whole_numbers(caller, "argnums", argnums)
     if not found or min(found) < 1 or len(set(found)) < len(found):
         advice = (
             "Counted as in `jax.jacobian`: 1 is the first input. For params: `jinit.neural_tangent_kernel`."
@@ -171,11 +169,9 @@ def _argnums(argnums: int | Sequence[int], caller: str) -> tuple[int, ...]:
     return found
 
 
-def check_options(method: str, probes: int, steps: int, caller: str) -> None:
-    """Raise for a method that is none, or numbers below one."""
+def check_options(method: str, probes: int, steps: int, caller: str) -> tuple[int, int]:
+    """`probes` and `steps`; raise for a method that is none, or numbers that are not whole and at least 1."""
     if method not in get_args(Method):
         must = f"`method` must be one of {', '.join(map(repr, get_args(Method)))}"
         raise ValueError(message(caller, must, f"{method=}"))
-    for name, value in (("probes", probes), ("steps", steps)):
-        if operator.index(value) < 1:
-            raise ValueError(message(caller, f"`{name}` must be at least 1", f"{name}={value}"))
+    return count(caller, "probes", probes), count(caller, "steps", steps)

@@ -74,9 +74,7 @@ class JacobianLaw:
 
     def moment(self, order: int) -> float:
         """`m_j = E[s^{2j}]` for j = `order` from 1 up."""
-        caller = "JacobianLaw.moment(...)"
-        if not isinstance(order, int) or order < 1:
-            raise ValueError(message(caller, "`order` must be a whole number from 1 up", f"{order=}"))
+        order = arguments.count("JacobianLaw.moment(...)", "order", order)
         return self._product.moments(order)[-1]
 
     @functools.cached_property
@@ -161,6 +159,7 @@ def jacobian_law(
       A `JacobianLaw`: `moment(j)`, `mean_square`, `relative_variance`, `largest`, `density(s)`, `cdf(s)`.
 
     Raises:
+      TypeError: an option is no number, or `depth` no whole one; the activation is no function.
       ValueError: an option is out of range; the activation is unknown, is not elementwise, or has slope zero.
 
     Example:
@@ -177,8 +176,7 @@ def jacobian_law(
       `f'²` is any, and the edge and density are solved for in its own transform instead of by series.
     """
     caller = "jinit.jacobian_law(...)"
-    if not isinstance(depth, int) or depth < 1:
-        raise ValueError(message(caller, "`depth` must be a whole number from 1 up", f"{depth=}"))
+    depth = arguments.count(caller, "depth", depth)
     if weights not in get_args(Weights):
         raise ValueError(message(caller, "`weights` must be 'gaussian' or 'orthogonal'", f"{weights=}"))
     variance = arguments.positive_number(caller, "variance", variance)

@@ -46,6 +46,13 @@ class PairedAxes:
         roles = ("trace" if i in traced else "diagonal" if i in kept else "both" for i in range(1, rank))
         return PairedAxes(tuple(roles), tuple(shape[1:]), 0 in kept)
 
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether outputs `[n, ...]` of this shape go with the others: axes that come once must agree."""
+        sizes = tuple(shape[1:])
+        if len(sizes) != len(self.sizes):
+            return False
+        return all(r == "both" or a == b for r, a, b in zip(self.roles, self.sizes, sizes, strict=True))
+
     @property
     def _labels(self) -> tuple[list[int], list[int], list[int]]:
         """Labels of the axes on the left, on the right and in the result."""
@@ -68,6 +75,14 @@ class PairedAxes:
             part = jnp.einsum(x, [*a, *rest], y, [*b, *rest], out, precision="highest")
             total = part if total is None else total + part
         return total / self._traced
+
+    def symmetric(self, kernel: Array) -> Array:
+        """A kernel among the same examples, which is symmetric but for rounding, exactly so."""
+        order = [1, 0]
+        for role in self.roles:
+            at = len(order)
+            order += {"trace": [], "diagonal": [at], "both": [at + 1, at]}[role]
+        return (kernel + kernel.transpose(order)) / 2
 
     def reduce(self, full: Array) -> Array:
         """Of a kernel of all outputs `[*left, *right]`, what is wanted."""

@@ -13,9 +13,12 @@ from jax import lax
 
 from jinit._errors import message
 from jinit._typing import Array, PyTree, at_least_float32
+from jinit.initializers._arguments import count
 from jinit.jaxprs.paths import leaf_paths
 from jinit.jaxprs.tracing import Signature, check_call, split
-from jinit.spectra.calls import Output, is_floating, paired_examples
+from jinit.spectra.arguments import whole_numbers
+from jinit.spectra.calls import Output, is_floating
+from jinit.spectra.examples import of_one, one_output, paired_examples, paired_outputs
 from jinit.spectra.kernel_axes import PairedAxes
 from jinit.spectra.linear_maps import pull_of, push_of
 
@@ -57,14 +60,16 @@ def neural_tangent_kernel(
 
     Returns:
       A function `(params, x1, x2=None, **kwargs) -> kernel`: `x1` an array, or a tuple of the inputs of
-      `apply`, with `n1` examples along the first axis of each; `x2` likewise, or None for `x1`. The result
+      `apply`, with `n1` examples along the first axis of each; `x2` likewise, of the same shapes but for that
+      axis, or None for `x1`, which gives a kernel that is exactly symmetric. The result
       has axes `[n1, n2]` and, for each remaining axis of the outputs, two; float32 (float64 for 64-bit
       models).
 
     Raises:
-      TypeError: `apply` is no function.
-      ValueError: an axis is not there or has two roles; there is no single floating output with an
-        axis of examples; no parameter is left; something is complex; options are out of range.
+      TypeError: `apply` is no function; an axis or `batch_size` is no whole number.
+      ValueError: an axis is not there or has two roles; `x2` does not go with `x1`; there is no single
+        floating output with an axis of examples; no parameter is left; something is complex; options are out
+        of range.
 
     Example:
       >>> import flax.linen as nn, jax, jinit
@@ -82,17 +87,17 @@ def neural_tangent_kernel(
     """
     caller = "jinit.neural_tangent_kernel(...)"
     check_call(apply, caller=caller)
-    _check_kernel_options(method, batch_size, caller)
-    axes = (_tuple(trace_axes), _tuple(diagonal_axes))
+    axes, batch_size = _checked_options(trace_axes, diagonal_axes, method, batch_size, caller)
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(signature: Signature, arrays: list[Array]) -> Array:
         params, (x1, x2), kwargs = paired_examples(signature, arrays, caller)
         wanted, rebuild = _wanted(params, where, caller)
-        pair = PairedAxes.of(_one_output(apply, params, x1, output, kwargs, caller), *axes, caller)
+        shape_of = lambda x: one_output(apply, params, x, output, kwargs, caller)  # noqa: E731
+        pair = paired_outputs(shape_of, x1, x2, axes, caller)
 
         def function(wanted: list[Array], x: PyTree) -> Array:
-            return _of_one(apply, rebuild(wanted), x, output, kwargs)
+            return of_one(apply, rebuild(wanted), x, output, kwargs)
 
         make = _implicit if method == "implicit" else _by_jacobians
         left, right = make(function, wanted, pair)
@@ -127,7 +132,7 @@ def nngp_kernel(
       A function `(params, x1, x2=None, **kwargs) -> kernel`, as of `jinit.neural_tangent_kernel`.
 
     Raises:
-      TypeError: `apply` is no function.
+      TypeError: `apply` is no function; an axis or `batch_size` is no whole number.
       ValueError: as for `jinit.neural_tangent_kernel`.
 
     Example:
@@ -142,16 +147,16 @@ def nngp_kernel(
     """
     caller = "jinit.nngp_kernel(...)"
     check_call(apply, caller=caller)
-    _check_kernel_options("jacobian", batch_size, caller)
-    axes = (_tuple(trace_axes), _tuple(diagonal_axes))
+    axes, batch_size = _checked_options(trace_axes, diagonal_axes, "jacobian", batch_size, caller)
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(signature: Signature, arrays: list[Array]) -> Array:
         params, (x1, x2), kwargs = paired_examples(signature, arrays, caller)
-        pair = PairedAxes.of(_one_output(apply, params, x1, output, kwargs, caller), *axes, caller)
+        shape_of = lambda x: one_output(apply, params, x, output, kwargs, caller)  # noqa: E731
+        pair = paired_outputs(shape_of, x1, x2, axes, caller)
 
         def value(x: PyTree) -> list[Array]:
-            found = _of_one(apply, params, x, output, kwargs)
+            found = of_one(apply, params, x, output, kwargs)
             return [lax.convert_element_type(found, at_least_float32(found.dtype))]
 
         return pairwise(value, lambda left, x: pair.contract(left, value(x)), pair, x1, x2, batch_size)
@@ -168,7 +173,9 @@ def pairwise(
     batch_size: int | None,
 ) -> Array:
     """`right(left(x1_i), x2_j)` for all i and j, or for i = j, in blocks of examples."""
-    x2 = x1 if x2 is None else x2
+    if x2 is None:
+        kernel = pairwise(left, right, pair, x1, x1, batch_size)
+        return kernel if pair.diagonal_batch else pair.symmetric(kernel)
     if pair.diagonal_batch:
         return _map(lambda x: right(left(x[0]), x[1]), (x1, x2), batch_size)
 
@@ -208,7 +215,8 @@ def _implicit(function: Callable[..., Array], wanted: list[Array], pair: PairedA
         def column(c: Array) -> Array:
             return push(pull((jnp.arange(size) == c).astype(like.dtype).reshape(like.shape)))
 
-        columns = lax.map(column, jnp.arange(size)).reshape(*like.shape, *like.shape)
+        columns = lax.map(column, jnp.arange(size))
+        columns = columns.reshape(*like.shape, *columns.shape[1:])
         order = [*range(len(like.shape), columns.ndim), *range(len(like.shape))]
         wide = lax.convert_element_type(columns, at_least_float32(columns.dtype))
         return pair.reduce(wide.transpose(order))
@@ -216,16 +224,22 @@ def _implicit(function: Callable[..., Array], wanted: list[Array], pair: PairedA
     return lambda x: x, right
 
 
-def _tuple(axes: int | Sequence[int]) -> tuple[int, ...]:
-    return (axes,) if isinstance(axes, int) else tuple(axes)
-
-
-def _check_kernel_options(method: str, batch_size: int | None, caller: str) -> None:
+def _checked_options(
+    trace_axes: int | Sequence[int],
+    diagonal_axes: int | Sequence[int],
+    method: str,
+    batch_size: int | None,
+    caller: str,
+) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], int | None]:
+    """`((trace_axes, diagonal_axes), batch_size)`, as Python ints."""
     if method not in get_args(KernelMethod):
         must = f"`method` must be one of {', '.join(map(repr, get_args(KernelMethod)))}"
         raise ValueError(message(caller, must, f"{method=}"))
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(message(caller, "`batch_size` must be at least 1", f"{batch_size=}"))
+    axes = (
+        whole_numbers(caller, "trace_axes", trace_axes),
+        whole_numbers(caller, "diagonal_axes", diagonal_axes),
+    )
+    return axes, None if batch_size is None else count(caller, "batch_size", batch_size)
 
 
 def _wanted(params: PyTree, where: Where, caller: str) -> tuple[list[Array], Callable[[list[Array]], PyTree]]:
@@ -249,38 +263,3 @@ def _wanted(params: PyTree, where: Where, caller: str) -> tuple[list[Array], Cal
         return jax.tree.unflatten(tree, [for_index.get(i, leaf) for i, leaf in enumerate(leaves)])
 
     return [jnp.asarray(leaves[i]) for i in chosen], rebuild
-
-
-def _apply_one(apply: Callable[..., PyTree], params: PyTree, x: PyTree, kwargs: dict[str, Any]) -> PyTree:
-    """The outputs for one example, as a batch of one."""
-    batch = jax.tree.map(lambda a: jnp.asarray(a)[None], x)
-    return apply(params, *(batch if isinstance(batch, tuple) else (batch,)), **kwargs)
-
-
-def _of_one(apply: Callable[..., PyTree], params: PyTree, x: PyTree, output: Output, kwargs: Any) -> Array:
-    """The one output selected, of one example."""
-    outputs = _apply_one(apply, params, x, kwargs)
-    return jax.tree.leaves(outputs if output is None else output(outputs))[0][0]
-
-
-def _one_output(
-    apply: Callable[..., PyTree],
-    params: PyTree,
-    x: PyTree,
-    output: Output,
-    kwargs: dict[str, Any],
-    caller: str,
-) -> tuple[int, ...]:
-    """Shape of the output of a batch of one."""
-
-    def first(x: PyTree) -> PyTree:
-        return _apply_one(apply, params, jax.tree.map(lambda a: a[0], x), kwargs)
-
-    outputs = jax.eval_shape(first, x)
-    leaves = jax.tree.leaves(outputs if output is None else output(outputs))
-    real = len(leaves) == 1 and jnp.issubdtype(leaves[0].dtype, jnp.floating)
-    if not real or not leaves[0].shape or leaves[0].shape[0] != 1:
-        must = "`apply` must have one real output, whose first axis is that of the examples"
-        got = f"{[f'{x.dtype}{list(x.shape)}' for x in leaves]} for one example"
-        raise ValueError(message(caller, must, got, "Select one with `output=`."))
-    return tuple(leaves[0].shape)

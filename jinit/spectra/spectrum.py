@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from jinit._errors import message
 from jinit._typing import Array
+from jinit.spectra.arguments import refuse_traced_verdict
 
 ORDERS = 4  # moments E[s²], E[s⁴], E[s⁶], E[s⁸]
 
@@ -104,7 +105,9 @@ class Spectrum:
 
         Raises:
           ValueError: `tolerance` is not positive.
+          TypeError: under `jax.jit` and the like, where there are no values.
         """
+        refuse_traced_verdict("Spectrum.verdict(...)", self)
         if not tolerance > 0:
             caller = "Spectrum.verdict(...)"
             raise ValueError(message(caller, "`tolerance` must be positive", f"tolerance={tolerance!r}"))

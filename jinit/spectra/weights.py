@@ -15,7 +15,9 @@ from jinit._errors import message
 from jinit._typing import Array, at_least_float32
 from jinit.initializers import _arguments as arguments
 from jinit.initializers._arguments import Axes
+from jinit.plans.laws import known
 from jinit.spectra import marchenko_pastur
+from jinit.spectra.arguments import refuse_traced_verdict, whole_numbers
 
 
 @jax.tree_util.register_dataclass
@@ -70,7 +72,11 @@ class WeightSpectrum:
         is off the declared variance by more than five standard errors of Gaussian entries); `"orthogonal"`
         (all singular values equal to rounding); `"outliers"` (some beyond the bulk's edges); `"random"` (the
         bulk is that of independent entries of the expected variance); `"other"`.
+
+        Raises:
+          TypeError: under `jax.jit` and the like, where there are no values.
         """
+        refuse_traced_verdict("WeightSpectrum.verdict()", self)
         found = {f.name: np.asarray(getattr(self, f.name)) for f in dataclasses.fields(self)}
         beyond = found["outliers"] + found["stragglers"] > 0
         fits = found["distance"] <= self.distance_bound
@@ -110,8 +116,9 @@ def weight_spectrum(
       in_axes: the axis or axes of the inputs, as `in_axes` of `jinit.audit`'s `WeightUse`.
       out_axes: the axis or axes of the outputs.
       batch_axes: the axis or axes of independent kernels: scanned layers, experts.
-      expected: the variance of an entry, or a jinit initializer, whose `variance(shape)` is taken; None
-        compares with the weight's own mean square, so that only the form of the spectrum counts.
+      expected: the variance of an entry, or an initializer, whose `variance(shape)` is taken; those of JAX
+        and Flax count as those of jinit of the same name. None compares with the weight's own mean square, so
+        that only the form of the spectrum counts.
       significance: probability that a matrix of independent entries shows an outlier.
 
     Returns:
@@ -120,7 +127,8 @@ def weight_spectrum(
     Raises:
       ValueError: an axis is not there or is in two roles; `weight` has less than two axes or is empty;
         `significance` is not between 0 and 1; `expected` is negative.
-      TypeError: `expected` is neither a number nor an initializer.
+      TypeError: `expected` is neither a number nor an initializer whose variance is known; axes are no whole
+        numbers.
 
     Example:
       >>> import jax, jinit
@@ -194,6 +202,7 @@ def _as_matrix(caller: str, weight: Array, in_axes: Axes, out_axes: Axes, batch_
         must = "`weight` needs at least two axes, none of them empty"
         raise ValueError(message(caller, must, f"shape={weight.shape}", "A vector has no spectrum."))
     roles = {"in_axes": in_axes, "out_axes": out_axes, "batch_axes": batch_axes}
+    roles = {name: whole_numbers(caller, name, value) for name, value in roles.items()}
     roles = {name: arguments.axes(caller, name, value) for name, value in roles.items()}
     placed = arguments.positions(caller, weight.shape, **roles)
     ins, outs, batch = (placed[name] for name in ("in_axes", "out_axes", "batch_axes"))
@@ -205,10 +214,18 @@ def _as_matrix(caller: str, weight: Array, in_axes: Axes, out_axes: Axes, batch_
 
 
 def _expected(caller: str, expected: Any, shape: tuple[int, ...]) -> float | None:
+    """The variance of an entry: as given, or that which an initializer gives an array of this shape."""
     if expected is None:
         return None
-    if callable(getattr(expected, "variance", None)):
-        expected = expected.variance(shape)
+    init = known(expected) or expected
+    if callable(getattr(init, "variance", None)):
+        expected = init.variance(shape)
+    elif callable(expected):
+        must = "`expected` must be a variance, or an initializer whose variance is known"
+        advice = (
+            "Call the maker: `jinit.he_normal()`, not `jinit.he_normal`; or pass the variance as a number."
+        )
+        raise TypeError(message(caller, must, f"expected={expected!r}", advice))
     return arguments.number(caller, "expected", expected, minimum=0.0)
 
 

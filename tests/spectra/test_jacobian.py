@@ -254,7 +254,7 @@ def test_dropout_does_not_count_as_mixing():
         ({"argnums": (1, 1)}, "each once"),
         ({"argnums": 3}, "must be arguments of the call"),
         ({"method": "svd"}, "`method` must be one of 'auto', 'exact', 'estimate'"),
-        ({"probes": 0}, "`probes` must be at least 1"),
+        ({"probes": 0}, "`probes` must be a whole number of at least 1"),
         ({"output": lambda y: ()}, "must have a floating output"),
         ({"output": lambda y: y.sum(), "per_example": True}, "first axes hold as many examples"),
     ],

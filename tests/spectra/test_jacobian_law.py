@@ -167,7 +167,7 @@ def test_a_wrong_law_is_told_apart():
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        ({"activation": "relu", "depth": 0}, "`depth` must be a whole number from 1 up"),
+        ({"activation": "relu", "depth": 0}, "`depth` must be a whole number of at least 1"),
         (
             {"activation": "relu", "depth": 2, "weights": "sparse"},
             "`weights` must be 'gaussian' or 'orthogonal'",

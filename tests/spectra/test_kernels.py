@@ -148,7 +148,7 @@ def test_kernel_spectrum():
         ({"diagonal_axes": -1}, "must differ"),
         ({"trace_axes": 0}, "no trace is taken over examples"),
         ({"method": "ntvp"}, "`method` must be one of 'jacobian', 'implicit'"),
-        ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1"),
         ({"where": lambda path: False}, "0 of 1 parameters"),
         ({"output": lambda y: [y, y]}, "one real output"),
     ],
