@@ -158,3 +158,22 @@ def test_what_only_looks_like_it_is_not_taken_for_it():
     assert not is_known(lambda z: jnp.exp(z) / jnp.exp(z).sum(-1)[:, None])
     assert not is_known(apart)
     assert not is_known(lambda z: jnp.exp(logarithm(z)))
+
+
+@pytest.mark.parametrize(("count", "deviation"), [(4, 1.0), (4, 3.0), (16, 3.0), (64, 1.0), (64, 8.0)])
+def test_gradients_of_scores_of_any_deviation(count: int, deviation: float):
+    """`E[p² ((1 - p)² + Σ p²)]` of what comes back to each share, by itself: against draws of the scores."""
+
+    def apply(params, x, values):
+        shares = jax.nn.softmax(deviation * x @ params["scores"])
+        return jnp.einsum("be,bed->bd", shares, values)
+
+    shapes = {"scores": jax.ShapeDtypeStruct((1024, count), "float32")}
+    inputs = [jax.ShapeDtypeStruct((8, *own, 1024), "float32") for own in ((), (count,))]
+    found = jinit.predict(apply, weights=lambda path: 1 / 1024)(shapes, *inputs)["scores"].cotangent
+    scores = deviation * np.random.default_rng(0).normal(size=(400_000 // count, count))
+    p = np.exp(scores - scores.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    others = np.sum(p**2, axis=1, keepdims=True) - p**2
+    expected = 1024 * np.mean(p**2 * ((1 - p) ** 2 + others))
+    np.testing.assert_allclose(found.second_moment, expected, rtol=0.03 if deviation == 1 else 0.12)

@@ -31,6 +31,7 @@ _LEAST = np.float32(1e-30)
 # Rows that add up to more, on average, count as adding up to one.
 WHOLE = 0.8
 FORWARD, BACKWARD = "softmax_of_rows", "pullback_of_softmax"
+COIN = "coin"  # of the roots of a law of shares, that which stands for what varies given their own scores
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -105,7 +106,7 @@ def probabilities(z: Law, axes: Axes, name: Any, plus: float = 0.0) -> Law:
     if not plus:
         nodes = nodes / row[..., None]  # it is one, but for rounding
     sums = frozenset([axes]) if not plus or _is_whole(row) else frozenset[Axes]()
-    coin = Root(name, frozenset[int]().union(*(z.roots[i].axes for i in varying)))
+    coin = Root((COIN, name), frozenset[int]().union(*(z.roots[i].axes for i in varying)))
     weights = (*z.weights, xp.full(2, 0.5, e.dtype))
     return Law(nodes, weights, (*z.roots, coin), z.shape, z.dtype, fixed_sums=sums)
 
@@ -121,23 +122,45 @@ def pulled_back(p: Law, cotangent: Law, axes: Axes, name: Any) -> Law:
     What all entries of a row of `ct` share drops out. Of the rest, independent from entry to entry, the
     variance is multiplied by `p² ((1 - p)² + Σ p²)`, where the sum is over the others. They add up to
     `1 - p`, so their sum of squares is taken as proportional to `(1 - p)²`, with the mean that it has.
+    Given its score, a share is taken as of a beta distribution.
     """
     p = places.as_signals(p, axes)
     cotangent = without_places(cotangent, min(axes)) if len(axes) == 1 else places.as_signals(cotangent, axes)
     varying = [i for i, r in enumerate(p.roots) if r.axes & axes]
     count = xp.asarray(_count(p, axes), p.nodes.dtype)
-    unmasked = (p.nodes > 1e-6 / count).astype(p.nodes.dtype)
+    unmasked = (average(p, _coins(p)) > 1e-6 / count).astype(p.nodes.dtype)
     seen = average(p, varying, unmasked)
     others = (count - 1 / xp.maximum(seen, 1 / count)) * average(p, varying, squared(p.nodes))
     left = average(p, varying, unmasked * squared(1 - p.nodes)) / xp.maximum(seen, 1 / count)
-    factor = xp.abs(p.nodes * (1 - p.nodes)) * xp.sqrt(1 + ratio(others, left))
+    factor = _slope(p, 1 + ratio(others, left))
     theirs = [i for i, r in enumerate(cotangent.roots) if r.axes & axes]
     rest = dataclasses.replace(cotangent, nodes=cotangent.nodes - average(cotangent, theirs))
     rest = less_common(rest, p, axes)
-    laws = [_beside(dataclasses.replace(p, nodes=factor, fixed_sums=frozenset()), rest, (name, "coin")), rest]
+    laws = [_beside(factor, rest, (COIN, name)), rest]
     aval = jax.ShapeDtypeStruct(p.shape, cotangent.dtype)
     (out,) = pointwise(lambda x, y: [x * y], laws, [aval], name, "mul")
     return dataclasses.replace(out, fixed_sums=p.fixed_sums & {axes})
+
+
+def _coins(p: Law) -> list[int]:
+    """Where among the roots of shares that stands which they differ by for the same scores."""
+    return [i for i, r in enumerate(p.roots) if isinstance(r.name, tuple) and r.name[:1] == (COIN,)]
+
+
+def _slope(p: Law, times: Array) -> Law:
+    """The root of the mean of `p² (1 - p)²`, given scores, by their two moments then, and of `times`.
+
+    Of a beta distribution of parameters `a + b = k`, with a mean `m` and a variance of `m (1 - m) / (k + 1)`,
+
+        E[p² (1 - p)²] = m (1 - m) k (m k + 1) ((1 - m) k + 1) / ((k + 1) (k + 2) (k + 3)).
+    """
+    coin = _coins(p)
+    mean = average(p, coin)
+    variance = average(p, coin, squared(p.nodes - mean))
+    even = xp.clip(mean * (1 - mean), 0, 1)
+    v = xp.clip(ratio(variance, even), 0, 1)  # one over `k + 1`
+    square = even * (1 - v) * (mean * (1 - v) + v) * ((1 - mean) * (1 - v) + v) / ((1 + v) * (1 + 2 * v))
+    return dataclasses.replace(without(p, coin, square_root(square * times)), fixed_sums=frozenset())
 
 
 def _beside(factor: Law, cotangent: Law, name: Any) -> Law:
