@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,9 +105,40 @@ def sink_less_maximum(z):
     return e / (jnp.exp(-m) + e.sum(-1, keepdims=True))
 
 
+def sink_of_an_array(z):
+    own = jnp.zeros((*z.shape[:-1], 1))
+    m = jnp.maximum(z.max(-1, keepdims=True), own)
+    e = jnp.exp(z - m)
+    return e / (jnp.exp(own - m) + e.sum(-1, keepdims=True))
+
+
+def one_more_entry(z):
+    joined = jnp.concatenate([z, jnp.zeros((*z.shape[:-1], 1))], axis=-1)
+    return jax.nn.softmax(joined)[..., :-1]
+
+
+@pytest.mark.parametrize("form", [sink_less_maximum, sink_of_an_array, one_more_entry])
 @pytest.mark.parametrize("mask", [lambda z: z, kept], ids=["all", "causal"])
-def test_a_sink_may_be_written_beside_a_maximum(mask):
-    assert_same(predicted(lambda z: sink(mask(z))), predicted(lambda z: sink_less_maximum(mask(z))))
+def test_a_sink_may_be_written_in_several_ways(mask, form):
+    assert_same(predicted(lambda z: sink(mask(z))), predicted(lambda z: form(mask(z))), rtol=1e-3)
+
+
+def test_a_sink_may_be_learned():
+    """It counts by the mean of its exponential, `exp(v / 2)` of a variance `v`; all else is as it was."""
+
+    def apply(p, x):
+        q, k, v = x @ p["q"], x @ p["k"], x @ p["v"]
+        scores = kept(q @ jnp.swapaxes(k, -1, -2) / WIDTH**0.5)
+        own = jnp.broadcast_to(p["sink"][None, :, None], (*scores.shape[:-1], 1))
+        return jax.nn.softmax(jnp.concatenate([scores, own], axis=-1))[..., :-1] @ v @ p["o"]
+
+    def beside(z):
+        e = jnp.exp(kept(z))
+        return e / (math.exp(0.02) + e.sum(-1, keepdims=True))
+
+    shapes = {**SHAPES, "sink": jax.ShapeDtypeStruct((1,), "float32")}
+    found = jinit.predict(apply, weights=lambda path: 0.04 if path == "sink" else 1 / WIDTH)(shapes, X)
+    assert_same(found, predicted(beside), rtol=1e-3)
 
 
 @pytest.mark.parametrize("deviation", [0.3, 2.0])

@@ -90,8 +90,10 @@ class Interpreter:
         kind = eqn.primitive.name
         if eqn.primitive in self.rules:
             return self.by_moments(self.rules[eqn.primitive], eqn, ins, at)
-        if is_whole(eqn) and all(isinstance(x, Law) for x in ins):
-            return whole_rule(eqn, ins, at)  # type: ignore[arg-type]
+        if is_whole(eqn) and isinstance(ins[0], Law):
+            laws = [as_law(x, (at, i)) for i, x in enumerate(ins)]
+            if all(isinstance(x, Law) for x in laws):
+                return whole_rule(eqn, laws, at)  # type: ignore[arg-type]
         if kind in CONTROL:
             return CONTROL[kind](self, eqn, ins, at)
         if (found := picked(eqn, ins)) is not None:

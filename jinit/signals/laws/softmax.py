@@ -30,7 +30,7 @@ _LARGEST = np.float32(np.exp(14.0))  # an entry of so many times the sum of a ro
 _LEAST = np.float32(1e-30)
 # Rows that add up to more, on average, count as adding up to one.
 WHOLE = 0.8
-FORWARD, BACKWARD = "softmax_of_rows", "pullback_of_softmax"
+FORWARD, BESIDE, BACKWARD = "softmax_of_rows", "softmax_beside_sink", "pullback_of_softmax"
 COIN = "coin"  # of the roots of a law of shares, that which stands for what varies given their own scores
 
 
@@ -65,7 +65,34 @@ def _backward(axes: tuple[int, ...], plus: float, p: Array, cotangent: Array) ->
 softmax.defvjp(_forward, _backward)
 
 
-def probabilities(z: Law, axes: Axes, name: Any, plus: float = 0.0) -> Law:
+@functools.partial(jax.jit, static_argnums=2)
+def softmax_beside_sink(z: Array, sink: Array, axes: tuple[int, ...]) -> Array:
+    """`exp(z) / (exp(sink) + Σ exp(z))`, summed along `axes`, along which a sink has one entry."""
+    exponentials = jnp.exp(z)
+    return exponentials / (jnp.sum(exponentials, axes, keepdims=True) + jnp.exp(sink))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def beside_sink(z: Array, sink: Array, axes: tuple[int, ...]) -> Array:
+    """Softmax along `axes` beside a sink that is an array, as one that is learned."""
+    return softmax_beside_sink(z, sink, axes)
+
+
+def _forward_beside(z: Array, sink: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    p = softmax_beside_sink(z, sink, axes)
+    return p, p
+
+
+def _backward_beside(axes: tuple[int, ...], p: Array, cotangent: Array) -> tuple[Array, Array]:
+    left = 1 - jnp.sum(p, axes, keepdims=True)
+    back = -left * jnp.sum(p * cotangent, axes, keepdims=True)
+    return pullback_of_softmax(p, cotangent, axes), back
+
+
+beside_sink.defvjp(_forward_beside, _backward_beside)
+
+
+def probabilities(z: Law, axes: Axes, name: Any, plus: Array | float = 0.0) -> Law:
     """`exp(z)` over `plus` and its sum along `axes`, given the roots that all of a row share.
 
     With `e = exp(z)` and `m` others of the same law, whose Laplace transform is `φ(t) = E[exp(-t e)]`, and
@@ -76,19 +103,20 @@ def probabilities(z: Law, axes: Axes, name: Any, plus: float = 0.0) -> Law:
     and `φ(t)^m exp(-t plus)` instead of `φ(t)^m` beside a sink. It is held as the former, and a coin for the
     deviation.
     """
+    alone = isinstance(plus, float) and not plus
     z = less_common(z, z, axes)
     varying = [i for i, r in enumerate(z.roots) if r.axes & axes]
     count = xp.asarray(_count(z, axes), z.nodes.dtype)
     if not varying:
         one = xp.ones_like(z.nodes)
-        sink = plus * xp.exp(-z.nodes) if plus else 0 * one
+        sink = 0 * one if alone else plus * xp.exp(-z.nodes)
         return dataclasses.replace(z, nodes=one / (count + sink))
     largest = largest_of(z.nodes, tuple(varying), keepdims=True)  # what it is makes no difference
     e = xp.exp(z.nodes - largest)
     seen = average(z, varying, (e > 0).astype(e.dtype))  # the rest is masked
     tiny = xp.asarray(jnp.finfo(e.dtype).tiny, e.dtype)
     others = xp.maximum(count * seen - 1, xp.zeros((), e.dtype))
-    sink = plus * xp.exp(-largest) if plus else xp.zeros_like(largest)
+    sink = xp.zeros_like(largest) if alone else plus * xp.exp(-largest)
     typical = xp.maximum(count * average(z, varying, e) + sink, tiny)
     times = xp.asarray(_TIMES, e.dtype).reshape((1,) * e.ndim + (-1,))
     x = xp.minimum(e / typical, _LARGEST)[..., None] * times  # `t e`
@@ -97,18 +125,23 @@ def probabilities(z: Law, axes: Axes, name: Any, plus: float = 0.0) -> Law:
         average(z, varying, survive * (e > 0).astype(e.dtype)[..., None]) / xp.maximum(seen, tiny)[..., None]
     )
     # Not as a power, whose derivative is `0 / 0` where there are no others.
-    alone = xp.exp(others[..., None] * xp.log(xp.clip(transform, _LEAST, 1)))
-    own = x * survive * alone * xp.exp(-(sink / typical)[..., None] * times)
+    without_it = xp.exp(others[..., None] * xp.log(xp.clip(transform, _LEAST, 1)))
+    own = x * survive * without_it * xp.exp(-(sink / typical)[..., None] * times)
     p, square = (_STEP * xp.sum(own * power, axis=-1) for power in (1, x))
     row = xp.maximum(count * average(z, varying, p), tiny)
     spread = square_root(square - squared(p))
     nodes = xp.stack([p - spread, p + spread], axis=-1)
-    if not plus:
+    if alone:
         nodes = nodes / row[..., None]  # it is one, but for rounding
-    sums = frozenset([axes]) if not plus or _is_whole(row) else frozenset[Axes]()
+    sums = frozenset([axes]) if alone or _is_whole(row) else frozenset[Axes]()
     coin = Root((COIN, name), frozenset[int]().union(*(z.roots[i].axes for i in varying)))
     weights = (*z.weights, xp.full(2, 0.5, e.dtype))
     return Law(nodes, weights, (*z.roots, coin), z.shape, z.dtype, fixed_sums=sums)
+
+
+def beside(z: Law, sink: Law, axes: Axes, name: Any) -> Law:
+    """Shares beside a sink, of which the mean of `exp(sink)` counts."""
+    return probabilities(z, axes, name, average(sink, of=xp.exp(sink.nodes)).reshape(()))
 
 
 def _is_whole(rows: Array) -> bool:

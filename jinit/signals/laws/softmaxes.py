@@ -32,21 +32,26 @@ class Mask:
 
 @dataclasses.dataclass(frozen=True)
 class Softmax:
-    """`m exp(z) / (plus + Σ m exp(z))`, where a mask `m` may be in `z` already."""
+    """`m exp(z) / (plus + exp(sink) + Σ m exp(z))`, where a mask `m` may be in `z` already."""
 
     z: Any
     axes: tuple[int, ...]
     plus: float
     mask: Mask | None = None
+    sink: Any = None
 
     @property
     def operands(self) -> tuple[Any, ...]:
         """The atoms that it is a function of."""
+        if self.sink is not None:
+            return self.z, self.sink
         return (self.z,) if self.mask is None else (self.z, self.mask.atom)
 
     @property
     def function(self) -> Callable[..., Array]:
         """It, of its operands."""
+        if self.sink is not None:
+            return lambda z, sink: softmax.beside_sink(z, sink, self.axes)
         if self.mask is None:
             return lambda z: softmax.softmax(z, self.axes, self.plus)
         along = self.mask.axes
@@ -67,6 +72,8 @@ def ends_with(eqn: Any, makers: Makers, given: frozenset[Any]) -> Softmax | None
         return _of_division(eqn, makers, given)
     if eqn.primitive.name in ("select_n", *CALLS):
         return _masked_again(eqn, makers, given)
+    if eqn.primitive.name == "slice":
+        return _of_the_first(eqn, makers, given)
     return _of_logarithm(eqn, makers) if eqn.primitive.name == "exp" else None
 
 
@@ -92,8 +99,27 @@ def _of_division(eqn: Any, makers: Makers, given: frozenset[Any]) -> Softmax | N
     known = mask is not None and _keeps(z, mask, axes, makers)
     if not _is_one_in_rows(eqn.invars[1], z, axes, makers) or (mask != top[1] and not known):
         return None
-    found = _with_sink(z, beside, axes, makers)
-    return None if found is None else Softmax(found[0], axes, found[1], None if known else mask)
+    if (found := _with_sink(z, beside, axes, makers)) is None:
+        return None
+    plus, mask = found.plus, None if known else mask
+    return None if mask and found.sink is not None else dataclasses.replace(found, plus=plus, mask=mask)
+
+
+def _of_the_first(eqn: Any, makers: Makers, given: frozenset[Any]) -> Softmax | None:
+    """Of `softmax(concatenate([z, sink]))[:-1]`: all shares but that of the last entry, the sink."""
+    made = maker(eqn.invars[0], makers)
+    whole = _of_division(made, makers, given) if made is not None and made.primitive.name == "div" else None
+    if whole is None or whole.mask is not None or whole.plus or whole.sink is not None:
+        return None
+    joined = maker(_without_maximum(whole.z, whole.axes, makers), makers)
+    if joined is None or joined.primitive.name != "concatenate" or len(joined.invars) != 2:
+        return None
+    z, sink = joined.invars
+    first = not any(eqn.params["start_indices"]) and eqn.params["strides"] in (None, (1,) * z.aval.ndim)
+    alone = whole.axes == (joined.params["dimension"],) and sink.aval.shape[whole.axes[0]] == 1
+    if not (first and alone and eqn.outvars[0].aval.shape == z.aval.shape):
+        return None
+    return Softmax(z, whole.axes, 0.0, sink=sink)
 
 
 def _sum(atom: Any, makers: Makers) -> tuple[Any, Any]:
@@ -119,22 +145,26 @@ def _is_one_in_rows(atom: Any, z: Any, axes: tuple[int, ...], makers: Makers) ->
     return atom.aval.shape == wanted
 
 
-def _with_sink(z: Any, beside: Any, axes: tuple[int, ...], makers: Makers) -> tuple[Any, float] | None:
-    """`z` and the number that is added to a sum of its exponentials; of `exp(z - m)` and `exp(s - m)` too."""
+def _with_sink(z: Any, beside: Any, axes: tuple[int, ...], makers: Makers) -> Softmax | None:
+    """With what is added to a sum of exponentials of `z`; of `exp(z - m)` and `exp(s - m)` too."""
     if beside is None:
-        return z, 0.0
+        return Softmax(z, axes, 0.0)
     if (value := number(before(beside, makers))) is not None:
-        return z, value
+        return Softmax(z, axes, value)
     sink, less = maker(before(beside, makers), makers), maker(z, makers)
     if sink is None or less is None or (sink.primitive.name, less.primitive.name) != ("exp", "sub"):
         return None
     of = maker(before(sink.invars[0], makers), makers)
     if of is None or of.primitive.name not in ("neg", "sub"):
         return None
-    value = 0.0 if of.primitive.name == "neg" else number(of.invars[0])
     same = before(of.invars[-1], makers, SAME) is before(less.invars[1], makers, SAME)
-    same = same and _is_one_in_rows(less.invars[1], z, axes, makers)
-    return (less.invars[0], math.exp(value)) if value is not None and same else None
+    if not same or not _is_one_in_rows(less.invars[1], z, axes, makers):
+        return None
+    value = 0.0 if of.primitive.name == "neg" else number(of.invars[0])
+    if value is not None:
+        return Softmax(less.invars[0], axes, math.exp(value))
+    of_rows = _is_one_in_rows(of.invars[0], z, axes, makers)
+    return Softmax(less.invars[0], axes, 0.0, sink=of.invars[0]) if of_rows else None
 
 
 def _of_logarithm(eqn: Any, makers: Makers) -> Softmax | None:

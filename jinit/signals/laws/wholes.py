@@ -171,6 +171,7 @@ def _pullback_of_largest(laws: Sequence[Law], axes: Axes, name: Any, _: float) -
 
 _RULES = {
     softmax.FORWARD: lambda x, axes, name, plus: softmax.probabilities(x[0], axes, name, plus),
+    softmax.BESIDE: lambda x, axes, name, _: softmax.beside(x[0], x[1], axes, name),
     softmax.BACKWARD: lambda x, axes, name, _: softmax.pulled_back(x[0], x[1], axes, name),
     largest.BACKWARD: _pullback_of_largest,
     centring.CENTRED: lambda x, axes, name, _: centring.minus_mean(x[0], axes),
