@@ -30,12 +30,15 @@ Made = tuple[Callable[..., Any], Callable[[jax.Array], Any], tuple[Any, ...], di
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block."""
+    """A pre-norm transformer block, behind a causal mask or none."""
+
+    causal: bool = False
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
         """Attention and a perceptron, each added to its input."""
-        x = x + nn.MultiHeadDotProductAttention(4)(nn.LayerNorm()(x))
+        mask = nn.make_causal_mask(x[..., 0]) if self.causal else None
+        x = x + nn.MultiHeadDotProductAttention(4)(nn.LayerNorm()(x), mask=mask)
         return x + nn.Dense(128)(nn.gelu(nn.Dense(512)(nn.LayerNorm()(x))))
 
 
@@ -76,6 +79,19 @@ class Normalized(nn.Module):
             layer = nn.Conv(64, (3, 3)) if self.convolutions else nn.Dense(256)
             x = nn.relu(nn.BatchNorm(use_running_average=False)(layer(x)))
         return nn.Dense(64)(x.mean((1, 2)) if self.convolutions else x)
+
+
+class Excited(nn.Module):
+    """Squeeze and excitation before a BatchNorm."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        """Two blocks, each with a gate for each channel of each example."""
+        for _ in range(2):
+            x = nn.silu(nn.BatchNorm(use_running_average=False)(nn.Conv(128, (3, 3))(x)))
+            gate = nn.Dense(128)(nn.silu(nn.Dense(32)(x.mean((1, 2), keepdims=True))))
+            x = nn.BatchNorm(use_running_average=False)(nn.Conv(128, (1, 1))(x * nn.sigmoid(gate)))
+        return nn.Dense(64)(nn.silu(x).mean((1, 2)))
 
 
 class Padded(nn.Module):
@@ -153,6 +169,9 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "linen: BatchNorm in training, max- and average pooling, zero padding, 64 channels": lambda: linen(
         Convolutional(), normal(16, 16, 16, 8), mutable=["batch_stats"]
     ),
+    "linen: squeeze and excitation, BatchNorm, mean over all places, 128 channels": lambda: linen(
+        Excited(), normal(8, 8, 8, 32), mutable=["batch_stats"]
+    ),
     "linen: six convolutions with ReLU, zero padding, 8 × 8, 128 channels": lambda: linen(
         Padded(), normal(16, 8, 8, 32)
     ),
@@ -168,6 +187,10 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "linen: MLP-Mixer, two blocks, 64 tokens, width 128": lambda: linen(Mixer(), normal(8, 64, 128)),
     "linen: transformer, two blocks, 32 tokens, width 128": lambda: linen(
         nn.Sequential([nn.Embed(512, 128), Block(), Block(), nn.LayerNorm(), nn.Dense(64)]),
+        jnp.asarray(np.random.default_rng(0).integers(0, 512, (4, 32)), jnp.int32),
+    ),
+    "linen: causal language model, two blocks, 32 tokens, width 128": lambda: linen(
+        nn.Sequential([nn.Embed(512, 128), Block(True), Block(True), nn.LayerNorm(), nn.Dense(64)]),
         jnp.asarray(np.random.default_rng(0).integers(0, 512, (4, 32)), jnp.int32),
     ),
 }
