@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -44,6 +45,12 @@ def _distinct(paths: np.ndarray) -> np.ndarray:
     """The numbers over their means, each but once."""
     mean = paths.mean(axis=0)
     return np.unique((paths / np.where(mean > 0, mean, 1)).round(5), axis=1)[:, :NUMBERS]
+
+
+def means_of(of: Sequence[int] | np.ndarray, x: np.ndarray, counts: np.ndarray | float = 1.0) -> np.ndarray:
+    """The mean of each class, of what is known at each index, which may stand for several."""
+    times = np.broadcast_to(counts, np.shape(x))
+    return np.bincount(of, weights=x * times) / np.bincount(of, weights=times)
 
 
 def is_finer(a: Places, b: Places) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
+from jinit.signals.laws.classes import means_of
 from jinit.signals.laws.grids import on_grid
 from jinit.signals.laws.kernels import Kernel, grouped, groups
 from jinit.signals.laws.law import Axes, Law, average, first_along, without
@@ -174,7 +175,7 @@ def _over(law: Law, side: int, mixing: Mixing) -> np.ndarray:
     of = next((places.of for places in known if places is not None), None)
     if of is None:
         return mixing.counts
-    return (np.bincount(of) / np.bincount(of, weights=1 / mixing.counts))[list(of)]
+    return 1 / means_of(of, 1 / mixing.counts)[list(of)]
 
 
 def less_common(law: Law, probabilities: Law, axes: Axes) -> Law:
@@ -206,7 +207,7 @@ def _left_in_rows(law: Law, probabilities: Law, axis: int, kernel: Kernel) -> La
     rows = next((r for r in probabilities.roots if r.places is not None and mixing.axes[0] in r.axes), None)
     of = np.asarray(rows.places.of) if rows is not None and rows.places else np.zeros(mixing.rows, int)
     each = [x[groups(mixing.rows)[0]] for x in (mixing.left(kernel), mixing.squares())]
-    theirs, own = (np.bincount(of, weights=x) / np.bincount(of) for x in each)
+    theirs, own = (means_of(of, x) for x in each)
     left = np.sqrt(theirs / np.maximum(1 - own, LEAST)).astype(law.nodes.dtype)
     if rows is None or rows.places is None:
         return dataclasses.replace(factor, nodes=left[0])

@@ -10,6 +10,7 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced
+from jinit.signals.laws.classes import means_of
 from jinit.signals.laws.kernels import Kernel, grouped, groups
 from jinit.signals.laws.law import Law, average, squared
 from jinit.signals.laws.roots import Root
@@ -22,7 +23,7 @@ def with_covariances(law: Law, i: int, axis: int, kernel: Kernel) -> Law:
     known = None if k is None else law.roots[k].places
     of = np.zeros(kernel.size, int) if known is None else np.asarray(known.of)
     variance = kernel.variance[groups(kernel.size)[0]]
-    size = np.sqrt(np.bincount(of, weights=variance) / np.bincount(of))
+    size = np.sqrt(means_of(of, variance))
     along = [len(size) if j == k else 1 for j in range(len(law.roots))]
     mean = average(law, [i])
     nodes = mean + (law.nodes - mean) * size.reshape(along).astype(law.nodes.dtype)

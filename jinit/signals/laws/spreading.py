@@ -13,6 +13,7 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
+from jinit.signals.laws.classes import means_of
 from jinit.signals.laws.folding import Folds
 from jinit.signals.laws.grids import spread
 from jinit.signals.laws.kernels import Kernel, grouped
@@ -158,7 +159,7 @@ class Spreads:
 def _by_class(x: np.ndarray, of: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The mean of `x` over all that are alike in `of`."""
     _, index = np.unique(of, return_inverse=True)
-    return (np.bincount(index, weights=x * counts) / np.bincount(index, weights=counts))[index]
+    return means_of(index, x, counts)[index]
 
 
 def _to_nothing(law: Law, summed: Axes, own: Reach, other: Axes) -> float:
