@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jinit._typing import Activation, Array
 from jinit.meanfield.entries import integrand, numbers, over_entries
-from jinit.meanfield.fixed import all_roots, blind, check_size, count, grid
+from jinit.meanfield.fixed import ROOM, all_roots, blind, check_size, count, grid
 from jinit.meanfield.integrals import Integrand, floored, second_moment, slope_moment
 from jinit.meanfield.maps import LINES, PLANES
 from jinit.meanfield.roots import scan
@@ -128,5 +128,8 @@ def _roots(integrand: Integrand, bias_variance: Array) -> Array:
     near = slope_moment(integrand, 100 * floored(integrand, zero)) / slope_moment(integrand, zero)
     flat = (near > 0.9) & (near < 1.1)  # else φ'(0)² is zero or infinite
     start = jnp.where((excess(zero) == 0) & flat, zero, jnp.nan)
-    weights = jax.vmap(lambda q: 1 / slope_moment(integrand, q))(jnp.append(found, start))
-    return jnp.sort(jnp.where(jnp.isfinite(weights) & (weights > 0), weights, jnp.nan))[: found.size]
+    found = jnp.append(found, start)
+    weights = jax.vmap(lambda q: 1 / slope_moment(integrand, q))(found)
+    # Of a linear activation the slope is known even where there is no q.
+    real = ~jnp.isnan(found) & jnp.isfinite(weights) & (weights > 0)
+    return jnp.sort(jnp.where(real, weights, jnp.nan))[:ROOM]

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jinit._errors import message
@@ -68,7 +69,8 @@ def phase_diagram(
       A `jinit.meanfield.PhaseDiagram`.
 
     Raises:
-      ValueError: as `jinit.meanfield.fixed_point`, and if a grid does not have one axis.
+      ValueError: as `jinit.meanfield.fixed_point`, and if a grid does not have one axis or does
+        not ascend.
       TypeError: as `jinit.meanfield.fixed_point`.
 
     Example:
@@ -88,6 +90,8 @@ def phase_diagram(
     for name, grid in grids.items():
         if grid.ndim != 1 or not grid.size:
             raise ValueError(message(caller, f"`{name}` must have one axis", f"{name} of shape {grid.shape}"))
+        if not isinstance(grid, Tracer) and not np.all(np.diff(np.asarray(grid)) > 0):
+            raise ValueError(message(caller, f"`{name}` must ascend", f"{name}={grid.tolist()}"))
     points = fixed_point(
         activation,
         weight_variance=grids["weight_variance"][None, :],

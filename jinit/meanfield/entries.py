@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +86,13 @@ def _check(caller: str, name: str, values: np.ndarray) -> None:
     if not good.all():
         advice = "Variances are squares: pass σ², not σ." if name.endswith("variance") else ""
         raise ValueError(message(caller, must, f"{name}={float(values[~good][0])!r}", advice))
+
+
+def as_integer(value: Any) -> int | None:
+    """A number of layers or of roots, Python's or NumPy's; None if it is none, as True is none."""
+    if isinstance(value, (bool, np.bool_, jax.Array, np.ndarray)) or not hasattr(value, "__index__"):
+        return None
+    return operator.index(value)
 
 
 def over_entries(

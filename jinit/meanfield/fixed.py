@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from jinit._errors import message
 from jinit._typing import Activation, Array
-from jinit.meanfield.entries import integrand, numbers, over_entries
+from jinit.meanfield.entries import as_integer, integrand, numbers, over_entries
 from jinit.meanfield.integrals import Integrand, inner_half_difference, mean, second_moment, slope_moment
 from jinit.meanfield.maps import PLANES, next_variance
 from jinit.meanfield.roots import Scan, root, scan
@@ -171,7 +171,8 @@ def check_size(caller: str, size: int | None, arrays: list[Array]) -> None:
     if size is None and any(isinstance(x, Tracer) for x in arrays):
         advice = f"Pass size=1, or up to {ROOM} where there are more: missing ones are NaN."
         raise ValueError(message(caller, "`size` must be given under a transformation", "size=None", advice))
-    if size is not None and not (isinstance(size, int) and 0 <= size <= ROOM):
+    slots = 0 if size is None else as_integer(size)
+    if slots is None or not 0 <= slots <= ROOM:
         raise ValueError(message(caller, f"`size` must be an integer from 0 to {ROOM}", f"size={size!r}"))
 
 
@@ -259,12 +260,13 @@ def _around(integrand: Integrand, q: Array, weight_variance: Array, bias_varianc
     chi_q = (
         weight_variance * jax.jvp(functools.partial(second_moment, integrand), (at,), (jnp.ones_like(at),))[1]
     )
-    chaotic = (chi_1 > 1) & known & (q > 0)
+    spreads = chi_1 > 1 + _margin(chi_1)  # by more than rounding errors, of which a linear network has a c
+    chaotic = spreads & known & (q > 0)
     safe = jnp.where(chaotic, at, 1)  # where there is nothing to solve, any q will do
     gap = jnp.where(chaotic, _gap(integrand, chaotic, safe, jnp.where(chaotic, weight_variance, 2), chi_1), 0)
     slope = jax.jvp(lambda x: inner_half_difference(integrand, safe, x), (gap,), (jnp.ones_like(gap),))[1]
     chi_c = jnp.where(chaotic, weight_variance * slope / safe, chi_1)
-    lost = ~known | ((q == 0) & (chi_1 > 1))
+    lost = ~known | ((q == 0) & spreads)
     nothing = jnp.isnan(q)
     c, chi_c = jnp.where(lost, jnp.nan, 1 - gap), jnp.where(lost, jnp.nan, chi_c)
     return FixedPoint(q, c, *(jnp.where(nothing, jnp.nan, x) for x in (chi_1, chi_q, chi_c)))

@@ -21,7 +21,9 @@ from jinit._typing import Array
 from jinit.meanfield.panels import NODES, Panels
 
 LINE = (-12.0, -6.0, -3.0, 0.0, 3.0, 6.0, 12.0)  # edges in standard deviations: they resolve the density
-BLUR = (-7.0, -3.5, -1.2, 0.0, 1.2, 3.5, 7.0)  # edges about a kink that is blurred, in widths of the blur
+BLUR = (1.2, 3.5, 7.0)  # edges beside one that is blurred, in widths of the blur
+COARSER = 2.0  # where panels grow by more than this, what is blurred needs edges of its own
+LAST = 11.7  # deviations beyond which nothing must be left to integrate
 SEEN = 9.0  # deviations within which the panels must serve
 
 
@@ -43,10 +45,29 @@ class Integrand(NamedTuple):
 
 def second_moment(integrand: Integrand, q: Array) -> Array:
     """E[φ(h)²] for h ~ N(0, q). Exact at q = 0; scalars only, as all functions here."""
-    least, origin = floored(integrand, q), integrand.panels.origin
-    h, weights = _line(integrand, least)
-    growth = jnp.sum(weights * (integrand.value(h) ** 2 - origin**2)) * (q / least)
-    return jnp.asarray(origin**2, q.dtype) + growth
+    panels, epsilon = integrand.panels, float(jnp.finfo(q.dtype).eps)
+    origin = jnp.asarray(panels.origin**2, q.dtype)
+    near = epsilon ** (1 / 3) * min(1.0, 10 * panels.bend) ** 2
+    if panels.origin == 0 or np.any(np.abs(panels.kinks) < 12 * math.sqrt(2 * near)):
+        least = floored(integrand, q)
+        return origin + _growth(integrand, least) * (q / least)
+    # The slope at q = 0 is that of the growth from there, which begins as a parabola in q: near enough for
+    # that, and so far that rounding errors of φ(0)² are small against it.
+    ends = jnp.array([near, 2 * near], q.dtype)
+    one, two, beyond = jax.vmap(lambda q: _growth(integrand, q))(jnp.append(ends, jnp.maximum(q, ends[0])))
+    t = q / ends[0]
+    return origin + jnp.where(t < 1, t * (2 * one - two / 2 + t * (two / 2 - one)), beyond)
+
+
+def _growth(integrand: Integrand, q: Array) -> Array:
+    """E[φ(h)²] − φ(0)²; NaN where φ² grows so fast that what lies beyond the nodes matters."""
+    h, weights = _line(integrand, q)
+    squares = integrand.value(h) ** 2
+    total = jnp.sum(weights * squares)
+    last = jnp.sum(jnp.where(h**2 > LAST**2 * q, weights * squares, 0))
+    # What is all but zero, as of an activation that vanishes for miles, may well come from there.
+    lost = (last > 2e-8 * total) & (total > 1e-20 * q)
+    return jnp.where(lost, jnp.nan, jnp.sum(weights * (squares - integrand.panels.origin**2)))
 
 
 def mean(integrand: Integrand, q: Array) -> Array:
@@ -72,23 +93,27 @@ def half_difference(integrand: Integrand, q: Array, gap: Array) -> Array:
     of √gap.
     """
     least = _least_gap(q.dtype)
-    near = gap < least
+    near, far = gap < least, 2 - gap < least
     if integrand.panels.jumps:
-        shrink = jnp.sqrt(jnp.where(near, gap, least) / least)
-        return inner_half_difference(integrand, q, gap) * jnp.where(near, shrink, 1)
+        inner, opposite = inner_half_difference(integrand, q, gap), _opposite(integrand, q)[0]
+        shrink, grow = (
+            jnp.where(end, jnp.sqrt(jnp.where(end, x, least) / least), 1)
+            for end, x in ((near, gap), (far, 2 - gap))
+        )
+        return jnp.where(far, opposite + (inner - opposite) * grow, inner * shrink)
     linear = gap * floored(integrand, q) * slope_moment(integrand, q)
+    opposite, slope = _opposite(integrand, q)
     inner = jnp.where(near, linear, inner_half_difference(integrand, q, gap))
-    opposite = 2 - gap < float(jnp.finfo(q.dtype).eps) ** 0.6  # too near for the derivative of the density
-    return jnp.where(opposite, _near_opposite(integrand, q, 2 - gap), inner)
+    return jnp.where(far, opposite - (2 - gap) * slope, inner)
 
 
-def _near_opposite(integrand: Integrand, q: Array, gap: Array) -> Array:
-    """The same for correlation gap − 1, to first order: about h₂ = −h₁."""
+def _opposite(integrand: Integrand, q: Array) -> tuple[Array, Array]:
+    """The half difference for h₂ = −h₁, and how fast it falls from there as the correlation rises."""
     q = floored(integrand, q)
     edges = np.array(integrand.panels.edges)
     h, weights = _line(integrand, q, np.concatenate([edges, -edges]))
     apart = jnp.sum(weights * (integrand.value(h) - integrand.value(-h)) ** 2) / 2
-    return apart - gap * q * jnp.sum(weights * integrand.slope(h) * integrand.slope(-h))
+    return apart, q * jnp.sum(weights * integrand.slope(h) * integrand.slope(-h))
 
 
 def _least_gap(dtype: np.dtype) -> float:
@@ -102,21 +127,48 @@ def inner_half_difference(integrand: Integrand, q: Array, gap: Array) -> Array:
     gap = gap + jax.lax.stop_gradient(jnp.clip(gap, least, 2 - least) - gap)
     root, fixed = jax.lax.stop_gradient((jnp.sqrt(q), gap))
     blur = jnp.sqrt(fixed * (2 - fixed))
-    edges, kinks = (np.array(x, q.dtype) for x in (integrand.panels.edges, integrand.panels.kinks))
-    kinks = np.unique(np.concatenate([kinks, -kinks]))  # where φ(h₂) has one, blurred, if |c| is near 1
-    blurred = (kinks[:, None] / root + blur * np.array([BLUR], q.dtype)).ravel()
+    edges, blurred, offsets = (np.array(x, q.dtype) for x in _blurred(integrand.panels))
+    sign = jnp.where(fixed < 1, 1, -1).astype(q.dtype)  # h₂ is where h₁ is, or opposite
+    blurred = sign * (blurred / root + blur * offsets)
     z, weights = normal_nodes(jnp.concatenate([edges / root, blurred]), q.dtype)
 
-    def given(z: Array) -> Array:
-        h = root * z
+    h = root * z
+    # The density of h₂ does not move what is the same for all h₂: of that it would leave rounding errors over
+    # the spread.
+    value, expected = integrand.value(jnp.stack([h, (1 - fixed) * h]))
+    same = (expected - value) ** 2
+
+    def given(z: Array, h: Array, value: Array, same: Array) -> Array:
         y, weights = normal_nodes((edges / root - (1 - fixed) * z) / blur, q.dtype)
         apart = root * (blur * y - fixed * z)  # h₂ − h₁, to full precision
-        spread = gap * (2 - gap)
-        log_density = -(h**2 / q + (apart + gap * h) ** 2 / (q * spread) + jnp.log(spread)) / 2 - jnp.log(q)
-        change = integrand.value(h + apart) - integrand.value(h)
-        return jnp.sum(weights * score_weight(log_density) * change**2) / 2
+        variance = q * gap * (2 - gap)
+        density = score_weight(-((apart + gap * h) ** 2 / variance + jnp.log(variance)) / 2)
+        return jnp.sum(weights * density * ((integrand.value(h + apart) - value) ** 2 - same))
 
-    return _within_reach(integrand, root, jnp.sum(weights * jax.vmap(given)(z)))
+    weights = weights * score_weight(-(h**2 / q + jnp.log(q)) / 2)
+    total = jnp.sum(weights * (jax.vmap(given)(z, h, value, same) + same)) / 2
+    return _within_reach(integrand, root, total)
+
+
+@functools.cache
+def _blurred(panels: Panels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Edges, and those of what becomes of the activation when it is blurred: edges, and offsets from them.
+
+    About a kink, and where a narrow panel meets a wide one, which resolves what is there but not what the
+    blur brings there.
+    """
+    edges = np.array(panels.edges)
+    widths = np.diff(np.concatenate([[-np.inf], edges, [np.inf]]))
+    sharp = np.isin(edges, panels.kinks)
+    blur = np.array(BLUR)
+    beside = [(edges, 0.0)]
+    for side, wide in ((-1, widths[:-1] > COARSER * widths[1:]), (1, widths[1:] > COARSER * widths[:-1])):
+        beside += [(edges[wide | sharp], side * offset) for offset in blur]
+    return (
+        edges,
+        np.concatenate([x for x, _ in beside]),
+        np.concatenate([np.full(x.size, offset) for x, offset in beside]),
+    )
 
 
 def _line(integrand: Integrand, q: Array, edges: np.ndarray | None = None) -> tuple[Array, Array]:

@@ -21,6 +21,7 @@ NODES = 12  # Gauss-Legendre nodes of a panel: exact for the square of what DEGR
 DEGREE = 2 * NODES
 TOLERANCE = 1e-12
 SHELLS = (0.5, *(2.0**k for k in range(15)))  # how far we look, step by step
+LEAST = 1e-150  # squares of what is smaller underflow
 TINY = 1e-8  # panels narrower than this, relatively, hold a kink
 MANY, CORE = 192, 32.0  # panels that we are ready to spend within CORE …
 FEW = 56  # … and on everything, when we go beyond it
@@ -36,6 +37,7 @@ class Panels(NamedTuple):
       kinks: those of the edges at which the activation is not smooth.
       jumps: those of the kinks at which it is not continuous.
       origin: its value at zero, or zero where it has none.
+      bend: how far from zero its square has changed by a hundredth, on average of both sides.
       single: whether it insists on float32.
       digest: of its values at many points.
     """
@@ -45,6 +47,7 @@ class Panels(NamedTuple):
     kinks: tuple[float, ...]
     jumps: tuple[float, ...]
     origin: float
+    bend: float
     single: bool
     digest: str
 
@@ -54,7 +57,7 @@ def find_panels(activation: Callable[[Any], Any]) -> Panels:
 
     Raises:
       NotElementwiseError: if it does not map each number by itself.
-      NoExpectationError: if it is not finite near zero, or varies too fast.
+      NoExpectationError: if it is not finite near zero, has a pole, or varies too fast.
     """
     pointwise = Pointwise(activation)
     scale = _Scale(pointwise)
@@ -67,6 +70,7 @@ def find_panels(activation: Callable[[Any], Any]) -> Panels:
             _halved(resolved, *ends) for ends in ((-outer, -inner), (inner, outer))
         )
         pins = np.concatenate([lows, pins, highs])
+        scale.see(np.concatenate([left, right]))
         wider = _joined(resolved, np.concatenate([left[:-1], edges, right[1:]]), pins)
         if wider.size - 1 > (MANY if outer <= CORE else FEW):
             break
@@ -74,12 +78,12 @@ def find_panels(activation: Callable[[Any], Any]) -> Panels:
     if edges.size == 1:
         raise NoExpectationError("it varies too fast to be integrated")
     kinks = _kinks(resolved, edges)
+    _check_bounded(pointwise, kinks)
     jumps = _jumps(pointwise, scale, kinks)
     reach = np.inf if edges[-1] == SHELLS[-1] else edges[-1]
     inner, kinks, jumps = (tuple(x.tolist()) for x in (edges[1:-1], kinks, jumps))
-    return Panels(
-        inner, float(reach), kinks, jumps, scale.origin, pointwise.precision is np.float32, scale.digest
-    )
+    single = pointwise.precision is np.float32
+    return Panels(inner, float(reach), kinks, jumps, scale.origin, scale.bend, single, scale.digest)
 
 
 class _Scale:
@@ -90,7 +94,11 @@ class _Scale:
         values = pointwise(np.concatenate([-self.radius, self.radius]))
         self.origin = float(values[0]) if np.isfinite(values[0]) else 0.0
         self.digest = hashlib.sha256(values.tobytes()).hexdigest()
-        values = np.abs(values).reshape(2, -1).max(axis=0)
+        values = values.reshape(2, -1)
+        with np.errstate(all="ignore"):
+            bent = np.abs((values**2).mean(axis=0) - self.origin**2) > 0.01 * self.origin**2
+        self.bend = float(self.radius[bent][:1].sum()) if bent.any() else np.inf
+        values = np.abs(values).max(axis=0)
         values[0] = abs(self.origin)
         bad = np.flatnonzero(~np.isfinite(values))
         self.reach = self.radius[bad[0] - 1] if bad.size else SHELLS[-1]
@@ -99,23 +107,38 @@ class _Scale:
             raise NoExpectationError(f"it is not finite at {where:.3g} or -{where:.3g}")
         self.largest = np.maximum.accumulate(values)
         self.noise = max(pointwise.epsilon, _noise(pointwise))
+        self.pointwise = pointwise
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         at = np.searchsorted(self.radius, np.abs(x), side="right") - 1
-        return self.largest[np.minimum(at, self.largest.size - 1)]
+        return np.maximum(self.largest[np.minimum(at, self.largest.size - 1)], LEAST)
+
+    def see(self, edges: np.ndarray) -> None:
+        """Takes into account what lies between the radii, on the panels of a shell."""
+        inner, outer = edges[:-1, None], edges[1:, None]
+        x = (inner + (outer - inner) * np.linspace(0.02, 0.98, 13)).ravel()
+        values = np.abs(self.pointwise(x))
+        at = np.searchsorted(self.radius, np.abs(x))
+        good = np.isfinite(values) & (at < self.radius.size)
+        np.maximum.at(self.largest, at[good], values[good])
+        self.largest = np.maximum.accumulate(self.largest)
 
 
 def _noise(pointwise: Pointwise) -> float:
     """The relative rounding error of a function that computes in float32 inside and does not say so.
 
-    A second difference over 1e-7 shows it: no smooth function bends so fast at a quarter of all points.
+    Sixth differences over 1e-7 show it: they are far below it for functions that are smooth, even for narrow
+    ones. Where the function all but vanishes, as beside a narrow bump, they would not be.
     """
     x = np.random.default_rng(1).uniform(0.1, 3.0, 512)
-    step = 1e-7 * x
-    values = pointwise(np.stack([x - step, x, x + step]))
+    values = pointwise(x * (1 + 1e-7 * np.arange(-3, 4)[:, None]))
+    size = np.abs(values).max(axis=0)
+    counts = size > 1e-3 * np.max(size, where=np.isfinite(size), initial=0.0)
+    if not counts.any():
+        return 0.0
     with np.errstate(all="ignore"):
-        bend = np.abs(values[0] - 2 * values[1] + values[2]) / np.abs(values).max(axis=0)
-    typical = float(np.nanquantile(bend, 0.75))
+        bend = np.abs(np.diff(values, n=6, axis=0)[0]) / size / 12  # rounding errors of some 1.5, as is usual
+    typical = float(np.nanquantile(np.where(np.isfinite(bend[counts]), bend[counts], 0.0), 0.75))
     return 4 * typical if 1e-10 < typical < 1e-5 else 0.0
 
 
@@ -127,14 +150,28 @@ def _unresolved(pointwise: Pointwise, scale: _Scale, low: np.ndarray, high: np.n
     middle, half = (low + high)[:, None] / 2, (high - low)[:, None] / 2
     with np.errstate(all="ignore"):
         values = pointwise(middle + half * np.concatenate([points, others]))
-        allowed = max(TOLERANCE, 8 * scale.noise) * scale(middle + half * others)
+        size = scale(middle + half * others)
         worst = np.zeros(low.shape)
         for power in (1, 2):
-            wrong = np.abs(values[:, : points.size] ** power @ predict.T - values[:, points.size :] ** power)
-            peak = (np.abs(values) ** power).max(axis=1, keepdims=True)
-            most = allowed * scale(middle + half * others) ** (power - 1) + 32 * scale.noise * peak
+            powers = values**power
+            here = powers[:, points.size :]
+            wrong = np.abs(powers[:, : points.size] @ predict.T - here)
+            shaken = _shaken(scale.noise, middle + half * others, here)
+            rounding = scale.noise * np.abs(powers).max(axis=1, keepdims=True) + shaken
+            most = max(TOLERANCE, 8 * scale.noise) * size**power + 32 * rounding
             worst = np.maximum(worst, np.where(wrong <= most, 0.0, wrong / most).max(axis=1))
-    return np.where(np.isfinite(values).all(axis=1), worst, np.inf)
+    return np.where(np.isfinite(values).all(axis=1) & ~np.isnan(worst), worst, np.inf)
+
+
+def _shaken(noise: float, x: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """What rounding errors of the argument do to the value, by its steepest rise between points of a panel.
+
+    A jump, steep at any width, must not pass for that: hence the limit.
+    """
+    rise = np.abs(np.diff(values, axis=1))
+    steepest = (rise / np.diff(x, axis=1)).max(axis=1)
+    most = np.minimum(noise * np.abs(x).max(axis=1) * steepest, 1e-4 * rise.max(axis=1))
+    return most[:, None]
 
 
 @functools.cache
@@ -206,6 +243,18 @@ def _kinks(unresolved: Callable[..., np.ndarray], edges: np.ndarray) -> np.ndarr
         return inner
     width = np.minimum(np.diff(edges)[:-1], np.diff(edges)[1:]) / 4
     return inner[unresolved(inner - width, inner + width) >= 1]
+
+
+def _check_bounded(pointwise: Pointwise, kinks: np.ndarray) -> None:
+    """Refuses poles: of all but logarithms the squares are not integrable, or not by panels."""
+    if not kinks.size:
+        return
+    steps = np.maximum(1.0, np.abs(kinks)) * np.array([[1e-12], [1e-8]])
+    with np.errstate(all="ignore"):
+        nearer, near = np.maximum(np.abs(pointwise(kinks - steps)), np.abs(pointwise(kinks + steps)))
+    bad = kinks[nearer > 2 * near]
+    if bad.size:
+        raise NoExpectationError(f"it is not bounded near {bad[0]:.6g}")
 
 
 def _jumps(pointwise: Pointwise, scale: _Scale, kinks: np.ndarray) -> np.ndarray:

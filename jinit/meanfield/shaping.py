@@ -9,7 +9,7 @@ from collections.abc import Callable
 from jinit._errors import message
 from jinit._typing import Activation, Array
 from jinit.meanfield.conditions import LeakyRelu, Shape, Shaped, leaky_c_map, solved_shape
-from jinit.meanfield.entries import integrand
+from jinit.meanfield.entries import as_integer, integrand
 from jinit.meanfield.subnetworks import Layer
 
 Network = Callable[[float, Layer], float]
@@ -203,11 +203,12 @@ def _network(caller: str, depth: int | None, maximal_c_map: Network | None) -> N
         raise ValueError(message(caller, must, got))
     if maximal_c_map is not None:
         return maximal_c_map
-    if not isinstance(depth, int) or depth < 1:
+    layers = as_integer(depth)
+    if layers is None or layers < 1:
         raise ValueError(message(caller, "`depth` must be an integer of at least 1", f"depth={depth!r}"))
 
     def plain(c: float, layer: Layer) -> float:
-        for _ in range(depth):
+        for _ in range(layers):
             c = layer(c)
         return c
 
