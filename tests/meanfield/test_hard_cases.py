@@ -15,7 +15,6 @@ from jinit.meanfield.panels import _noise, find_panels
 from tests.meanfield import oracles
 
 PLAIN = {"weight_variance": 1.0, "bias_variance": 0.0}
-SLOW = pytest.mark.slow
 ACCURACY = 1e-9  # 1e-8 is promised
 
 
@@ -89,9 +88,8 @@ def arc_cosine_slope(c):
     return 1 - np.arccos(c) / math.pi
 
 
-@pytest.mark.parametrize(
-    ("name", "wanted"), [("relu", arc_cosine_slope), pytest.param("linear", np.ones_like, marks=SLOW)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "wanted"), [("relu", arc_cosine_slope), ("linear", np.ones_like)])
 def test_slopes_near_correlation_minus_one(name, wanted):
     activation = (lambda x: x) if name == "linear" else name
     c = -1 + np.array([1e-9, 1e-8, 1e-6, 1e-3])
@@ -99,6 +97,7 @@ def test_slopes_near_correlation_minus_one(name, wanted):
     np.testing.assert_array_less(np.abs(found - wanted(c)), 3e-15 / (1 + c) + 1e-9)
 
 
+@pytest.mark.slow
 def test_slopes_near_correlation_minus_one_in_single_precision():
     c = np.float32(-0.999)
     found = jax.grad(lambda c: mf.correlation_map("relu", 1.0, c, **PLAIN))(c)

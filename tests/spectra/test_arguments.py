@@ -76,6 +76,7 @@ def test_counts_are_whole_numbers_from_one_up():
                 function(**{name: bad})
 
 
+@pytest.mark.slow
 def test_counts_of_numpy_are_whole_numbers():
     two = np.int64(2)
     assert estimated(probes=two, steps=np.int32(2)).nodes.shape == (3, 2, 2)
@@ -85,6 +86,7 @@ def test_counts_of_numpy_are_whole_numbers():
     assert LAW.moment(two) == LAW.moment(2)
 
 
+@pytest.mark.slow
 def test_axes_are_whole_numbers():
     for label, (function, good) in AXES.items():
         name = label.strip()
@@ -151,6 +153,7 @@ def test_initializers_without_a_law_are_refused():
         jinit.weight_spectrum(W, expected="he")
 
 
+@pytest.mark.slow
 def test_verdicts_are_for_concrete_values():
     def weights(w):
         return jinit.weight_spectrum(w)
@@ -166,6 +169,7 @@ def test_verdicts_are_for_concrete_values():
         assert jax.jit(spectrum)(W).verdict() == spectrum(W).verdict()
 
 
+@pytest.mark.slow
 def test_kernels_that_are_not_finite_have_no_condition():
     for bad in (
         jnp.full((3, 3), jnp.nan),
@@ -207,6 +211,7 @@ def test_kernels_with_output_axes_are_hermitian():
         jinit.kernel_spectrum(both(W, x, x[::-1]))
 
 
+@pytest.mark.slow
 def test_kernels_of_rounded_networks_are_symmetric():
     """Sides that are computed otherwise round otherwise: one that is pulled back, one that is pushed."""
     model = nn.Sequential(
