@@ -81,11 +81,16 @@ def _masked_again(eqn: Any, makers: Makers, given: frozenset[Any]) -> Softmax | 
     """Of a softmax behind a mask that leaves it as it is, as the last step of `jax.nn.softmax(where=)`."""
     if len(eqn.outvars) != 1 or (kept := _kept(eqn.outvars[0], makers, given)) is None or kept[2] != 0:
         return None
-    made = maker(uncast(kept[1], makers), makers)
-    whole = _of_division(made, makers, given) if made is not None and made.primitive.name == "div" else None
+    whole = _made_by_division(uncast(kept[1], makers), makers, given)
     if whole is None or (whole.mask != kept[0] and not _keeps(whole.z, kept[0], whole.axes, makers)):
         return None
     return whole
+
+
+def _made_by_division(atom: Any, makers: Makers, given: frozenset[Any]) -> Softmax | None:
+    """The softmax that a value is, if a division makes it one."""
+    made = maker(atom, makers)
+    return _of_division(made, makers, given) if made is not None and made.primitive.name == "div" else None
 
 
 def _of_division(eqn: Any, makers: Makers, given: frozenset[Any]) -> Softmax | None:
@@ -99,16 +104,15 @@ def _of_division(eqn: Any, makers: Makers, given: frozenset[Any]) -> Softmax | N
     known = mask is not None and _keeps(z, mask, axes, makers)
     if not _is_one_in_rows(eqn.invars[1], z, axes, makers) or (mask != top[1] and not known):
         return None
-    if (found := _with_sink(z, beside, axes, makers)) is None:
-        return None
-    plus, mask = found.plus, None if known else mask
-    return None if mask and found.sink is not None else dataclasses.replace(found, plus=plus, mask=mask)
+    found = _with_sink(z, beside, axes, makers)
+    if found is None or known or mask is None:
+        return found
+    return dataclasses.replace(found, mask=mask) if found.sink is None else None
 
 
 def _of_the_first(eqn: Any, makers: Makers, given: frozenset[Any]) -> Softmax | None:
     """Of `softmax(concatenate([z, sink]))[:-1]`: all shares but that of the last entry, the sink."""
-    made = maker(eqn.invars[0], makers)
-    whole = _of_division(made, makers, given) if made is not None and made.primitive.name == "div" else None
+    whole = _made_by_division(eqn.invars[0], makers, given)
     if whole is None or whole.mask is not None or whole.plus or whole.sink is not None:
         return None
     joined = maker(_without_maximum(whole.z, whole.axes, makers), makers)
@@ -234,10 +238,9 @@ def _exponential(atom: Any, makers: Makers, given: frozenset[Any]) -> tuple[Any,
     atom, mask = uncast(atom, makers), None
     if (kept := _kept(atom, makers, given)) is not None and kept[2] == 0:
         mask, atom = kept[0], uncast(kept[1], makers)
+    if (whole := _made_by_division(atom, makers, given)) is not None:
+        return (whole.z, mask) if whole.mask is None and not whole.plus else None
     made = maker(atom, makers)
-    if made is not None and made.primitive.name == "div":
-        whole = _of_division(made, makers, given)
-        return (whole.z, mask) if whole is not None and whole.mask is None and not whole.plus else None
     return (made.invars[0], mask) if made is not None and made.primitive.name == "exp" else None
 
 
