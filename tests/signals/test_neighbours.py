@@ -117,7 +117,7 @@ def test_what_repeats_is_known_to():
     repeated = reshaped(broadcast(law, (0, 1), (4, 6, 3)), (4, 18))
     assert dict(repeated.roots[0].runs) == {1: 3.0}
     assert dict(tiled(law, (2, 1), "n").roots[0].runs) == {0: 2.0}
-    assert dict(reshaped(repeated, (4, 6, 3)).roots[0].runs) == {2: 3.0}
+    assert reshaped(repeated, (4, 6, 3)).roots == law.roots  # it does not differ along what is one run
 
 
 def test_alike_in_a_row():
@@ -181,12 +181,7 @@ def test_a_reshape_that_splits_and_merges():
     window = broadcast(normal(0.0, 1.0, "y", (16, 1, 2), "float32"), range(3), (16, 8, 2))
     (root,) = reshaped(window, (4, 32, 2)).roots
     assert (root.axes, dict(root.runs)) == ({0, 1, 2}, {1: 8.0})
-    (root,) = reshaped(reshaped(window, (4, 32, 2)), (16, 8, 2)).roots
-    assert (root.axes, dict(root.runs), root.name) == (
-        {0, 1, 2},
-        {1: 8.0},
-        "y",
-    )  # the same all along a window
+    assert reshaped(reshaped(window, (4, 32, 2)), (16, 8, 2)).roots == window.roots
 
 
 @pytest.mark.slow

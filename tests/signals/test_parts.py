@@ -8,6 +8,7 @@ import numpy as np
 
 from jinit.signals.laws.kernels import Kernel
 from jinit.signals.laws.law import Law, average, squared
+from jinit.signals.laws.levels import Level
 from jinit.signals.laws.parts import reaches_of, spread_by_reach
 from jinit.signals.laws.roots import PLACE, Places, Root
 from jinit.signals.laws.runs import Reach, Run, together
@@ -61,7 +62,7 @@ def test_kernels_are_weighed_by_the_variance_at_each_place():
     nodes = which * sign[:, None] + (1 - which) * sign
     half = np.full(2, 0.5, np.float32)
     x = Law(nodes, (at.weights(), half, half), roots, SHAPE, np.dtype("float32"))  # type: ignore[arg-type]
-    (reach,) = reaches_of([x], [frozenset([1, 2])])
+    (reach,) = reaches_of([x], (Level(frozenset([1, 2])),))
     run = reach.run(1)
     assert isinstance(run, Run)
     kernel = run.kernel.between + np.diag(run.kernel.own)

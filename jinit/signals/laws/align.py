@@ -25,7 +25,7 @@ from jinit.signals.laws.law import (
     squared,
     without,
 )
-from jinit.signals.laws.levels import MOST, Levels, level_of, limited, weighed
+from jinit.signals.laws.levels import MOST, Level, Levels, level_of, limited, weighed
 from jinit.signals.laws.parts import reaches_of
 from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
@@ -184,13 +184,13 @@ def fewer_cotangents(law: Law, name: Hashable) -> Law:
 
 def _levels_of_cotangents(law: Law, ours: Sequence[int]) -> Levels:
     """The sets of axes along which a gradient's cotangents vary; by the squares of what comes of each."""
-    found = {law.roots[i].axes for i in ours}
+    found = {Level.of(law.roots[i]) for i in ours}
     if len(found) <= MOST or is_traced(law.nodes):
         return limited(found)
     sums = dict.fromkeys(found, 0.0)
     for i in ours:
         alone = average(law, [k for k in ours if k != i])
-        sums[law.roots[i].axes] += mean_square(law, alone)
+        sums[Level.of(law.roots[i])] += mean_square(law, alone)
     return limited(found, importance=weighed(sums, law.shape))
 
 
@@ -215,7 +215,7 @@ def sum_of_gradients(
 
 def _is_canonical(law: Law, levels: Levels, kind: str, sizes: tuple[int, ...]) -> bool:
     expected = (2,) * len(levels) if kind == COTANGENT else sizes
-    same = tuple(r.axes for r in law.roots) == levels and law.nodes.shape == expected
+    same = tuple(map(Level.of, law.roots)) == levels and law.nodes.shape == expected
     return same and all(r.kind == kind and not r.average for r in law.roots)
 
 

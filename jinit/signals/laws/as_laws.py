@@ -30,7 +30,7 @@ from jinit.signals.laws.law import (
     square_root,
     squared,
 )
-from jinit.signals.laws.levels import limited
+from jinit.signals.laws.levels import Level, limited
 from jinit.signals.laws.masks import is_even, is_masked, middles, of_mask, of_masked
 from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import Root
@@ -215,7 +215,7 @@ def of_one_form(value: Each, name: Hashable) -> Stacked | Unknown:
     if unknown := [x for x in found if isinstance(x, Unknown)]:
         return unknown[0]
     laws = [places.as_signals(as_float(x)) for x in found if isinstance(x, Law)]
-    levels, linear = limited({r.axes for x in laws for r in x.roots}), any(x.is_linear for x in laws)
+    levels, linear = limited({Level(r.axes) for x in laws for r in x.roots}), any(x.is_linear for x in laws)
     forms = [canonical(x, levels, name, linear=linear) for x in laws]
     plain = [
         dataclasses.replace(x, origin=None, is_normal=False, fixed_sums=frozenset(), parameters=frozenset())

@@ -30,7 +30,7 @@ from jinit.signals.laws.levels import MOST, MOST_OF_PRODUCTS, level_of, levels_b
 from jinit.signals.laws.masked import masked_in
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.moving import relabelled
-from jinit.signals.laws.parts import add_to, by_axes, spread_by_reach
+from jinit.signals.laws.parts import add_to, spread_by_reach
 from jinit.signals.laws.pointwise import LAYER, LIMIT, TIDY, narrowed
 from jinit.signals.laws.positions import refined_apart
 from jinit.signals.laws.roots import COTANGENT, SIGNAL, Root
@@ -144,19 +144,19 @@ def normal_sum_of(
 ) -> Law:
     """`mean` plus a normal for each set of axes; that of all axes is of windows that slide, if any is."""
     spreads = _without_nothing(spreads)
-    levels = levels_by_variance(by_axes(spreads), mean.shape, common=common, most=most)
+    levels = levels_by_variance(spreads, mean.shape, common=common, most=most)
     mean = dataclasses.replace(mean, is_normal=not places.others(mean))
     sizes = _sizes_beside(mean, len(levels))
     if linear or grid_of([mean]) * math.prod(sizes) > TIDY:
         mean, spreads = _all_normal(mean, spreads)
-        levels = levels_by_variance(by_axes(spreads), mean.shape, common=common, most=most)
+        levels = levels_by_variance(spreads, mean.shape, common=common, most=most)
         sizes = sizes_of(len(levels), places.positions(mean))
     kind = COTANGENT if linear else SIGNAL
     members: list[list[tuple[Reach, Any]]] = [[] for _ in levels]
     for reach, variance in spreads.items():
         members[level_of(reach, levels)].append((reach, variance))
     out = mean
-    for i, (axes, parts) in enumerate(zip(levels, members, strict=True)):
+    for i, ((axes, _), parts) in enumerate(zip(levels, members, strict=True)):
         variance: Any = sum((v for _, v in parts), xp.zeros((), mean.nodes.dtype))
         if variance.ndim:
             variance = variance.reshape(variance.shape + (1,) * i)

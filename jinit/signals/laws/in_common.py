@@ -25,6 +25,7 @@ from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.law import Law, average, normal_nodes, square_root, without
+from jinit.signals.laws.levels import Level
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.parts import add_to, parts_by_reach, spread_by_reach
 from jinit.signals.laws.roots import PLACE, Root
@@ -94,12 +95,13 @@ def _add_common(
     slopes: Slopes,
 ) -> None:  # fmt: skip
     levels = [_levels(one, law, indices) for one, law in zip(sums, joint, strict=True)]
-    along = sorted(set[Axes].intersection(*(set(x) for x in levels if x is not None)), key=sorted)
+    found_in = (set(x) for x in levels if x is not None)
+    along = sorted(set[Level].intersection(*found_in), key=lambda k: (sorted(k.axes), sorted(k.alike)))
     if not along:
         return
     factors, own = [], frozenset[int]()
     for side, (one, law, level) in enumerate(zip(sums, joint, levels, strict=True)):
-        ours = range(len(law.roots)) if level is None else [level[axes] for axes in along]
+        ours = range(len(law.roots)) if level is None else [level[k] for k in along]
         own |= frozenset[int]().union(*(law.roots[i].axes for i in ours))
         if level is None:
             factors.append({Reach(): _deviations(law, along, indices)})
@@ -119,11 +121,11 @@ def _add_common(
             add_to(found, Reach((apart.axes | own) & real), value * xp.asarray(more, value.dtype))
 
 
-def _levels(one: _Sum, law: Law, indices: Axes) -> dict[Axes, int] | None:
-    """The roots by the indices along which they differ; none for the signal itself."""
+def _levels(one: _Sum, law: Law, indices: Axes) -> dict[Level, int] | None:
+    """The roots by how they differ along the indices; none for the signal itself."""
     if not one.roots:
         return None
-    return {axes: i for i in one.roots if (axes := law.roots[i].axes & indices)}
+    return {level: i for i in one.roots if (level := Level.of(law.roots[i].along(indices))).axes}
 
 
 def _slopes(
@@ -156,14 +158,15 @@ def _products(law: Law, x: Array) -> Array:
     return xp.matmul(rows.T, x.reshape(-1, x.shape[-1]))
 
 
-def _deviations(signal: Law, levels: Sequence[Axes], indices: Axes) -> Array:
+def _deviations(signal: Law, levels: Sequence[Level], indices: Axes) -> Array:
     """The same of entries themselves: by the first of these levels, smallest first, that they differ at."""
     found: list[Any] = [xp.zeros((), signal.nodes.dtype) for _ in levels]
-    order = sorted(range(len(levels)), key=lambda k: len(levels[k]))
+    order = sorted(range(len(levels)), key=lambda k: (len(levels[k].axes), -len(levels[k].alike)))
     for reach, variance in spread_by_reach(signal, places.others(signal))[1].items():
-        own = reach.axes & indices
-        k = next((k for k in order if own <= levels[k]), None)
-        if own and k is not None:
+        own = Level.of(reach.along(indices))
+        k = next((k for k in order if levels[k] == own), None)
+        k = next((k for k in order if own.axes <= levels[k].axes), None) if k is None else k
+        if own.axes and k is not None:
             found[k] = found[k] + average(signal, of=variance).reshape(())
     deviations = square_root(xp.stack(found))
     return deviations[:, None] * deviations[None]

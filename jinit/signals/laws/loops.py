@@ -20,7 +20,7 @@ from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.as_laws import as_law, of_one_form
 from jinit.signals.laws.holding import run_held, unknown
 from jinit.signals.laws.law import Law, as_float
-from jinit.signals.laws.levels import limited
+from jinit.signals.laws.levels import Level, limited
 from jinit.signals.laws.steps import Runs, is_known, is_short, written_out
 from jinit.signals.laws.values import Each, Held, Stacked, Unknown, Value
 
@@ -134,7 +134,7 @@ def _join(old: Value, new: Value, name: Name) -> Value:
     if isinstance(a, Unknown) or isinstance(b, Unknown):
         return a if isinstance(a, Unknown) else b
     a, b = places.as_signals(a), places.as_signals(b)
-    levels = limited({r.axes for law in (a, b) for r in law.roots})
+    levels = limited({Level(r.axes) for law in (a, b) for r in law.roots})
     if not jnp.issubdtype(a.dtype, jnp.inexact):
         return Unknown("a loop carries whole numbers that depend on signals")
     form = canonical(a, levels, name, linear=a.is_linear or b.is_linear)
@@ -163,7 +163,7 @@ def _like(new: Value, old: Value, name: Name) -> Value:
     law = as_law(new, name)
     assert isinstance(old, Law)
     assert isinstance(law, Law)
-    levels = tuple(r.axes for r in old.roots)
+    levels = tuple(Level(r.axes) for r in old.roots)
     out = canonical(places.as_signals(as_float(law)), levels, name, linear=old.is_linear)
     return dataclasses.replace(
         out,

@@ -20,7 +20,8 @@ from jinit.signals.laws.levels import levels_of
 from jinit.signals.laws.mixing import Mixing
 from jinit.signals.laws.pieces import side_by_side
 from jinit.signals.laws.roots import PLACE, Root
-from jinit.signals.laws.runs import Axes, Reach, moved, runs_of, sums_of
+from jinit.signals.laws.runs import Axes, Reach, Run, moved, runs_of, sums_of
+from jinit.signals.laws.runs import rearranged as runs_moved
 from jinit.signals.laws.runs import split as split_runs
 from jinit.signals.laws.terms import moved as moved_terms
 
@@ -43,6 +44,7 @@ def relabelled(
         name = rename(root) if rename is not None else root.name
         runs = tuple((k, b) for k, b in moved(root, axis_map, law.shape) if k in real)
         kept = root.summed if name == root.name else None
+        smoothed = root.smoothed if name == root.name and axes == root.axes else None
         sums = sums_of((_moved(f, axis_map) & real, share) for f, share in root.fixed)
         terms = moved_terms(root.terms, axis_map) if root.terms else ()
         windowed = root.windowed
@@ -52,7 +54,7 @@ def relabelled(
         roots.append(
             dataclasses.replace(
                 root, name=name, axes=axes, runs=runs, fixed=sums, summed=kept, terms=terms,
-                windowed=windowed, mixing=_mixing_moved(root.mixing, axis_map),
+                windowed=windowed, smoothed=smoothed, mixing=_mixing_moved(root.mixing, axis_map),
             )
         )  # fmt: skip
     fixed = frozenset(_moved(axes, axis_map) & real for axes in law.fixed_sums) - {frozenset()}
@@ -137,10 +139,14 @@ def reshaped(law: Law, shape: Sequence[int]) -> Law:
         return (root.name, "reshape", law.shape)
 
     law = relabelled(law, axis_map, shape, rename)
-    roots = tuple(
-        dataclasses.replace(r, runs=split_runs(r.runs, groups, shape)) if r.runs else r for r in law.roots
-    )
-    return dataclasses.replace(law, roots=roots)
+    return dataclasses.replace(law, roots=tuple(_with_runs_split(r, groups, shape) for r in law.roots))
+
+
+def _with_runs_split(root: Root, groups: Sequence[tuple[list[int], list[int]]], shape: Sequence[int]) -> Root:
+    """A root of axes that were split or merged, which does not vary along those that are one run now."""
+    runs = split_runs(root.runs, groups, shape)
+    same = frozenset(k for k, run in runs if not isinstance(run, Run) and run >= shape[k])
+    return dataclasses.replace(root, runs=runs).along(root.axes - same) if root.runs else root
 
 
 def _tagged(name: Hashable, tag: str) -> bool:
@@ -278,10 +284,26 @@ def _beside(axis: int, law: Law) -> list[Any]:
     return [[(k, b) for k, b in r.runs if k != axis] for r in law.roots]
 
 
+def _rolled(law: Law, parts: Sequence[Law], axis: int) -> Law:
+    """One of the slices of an array, its runs as they are where all of it is put together in this order."""
+    order: list[int] = []
+    for p in parts:
+        name: Any = next((r.name for r in p.roots if axis in r.axes and r.kind != PLACE), None)
+        if not (isinstance(name, tuple) and isinstance(name[-1], tuple) and name[-1][0] == "slice"):
+            return law
+        order += range(name[-1][1][axis], name[-1][2][axis])
+    if sorted(order) != list(range(len(order))):
+        return law
+    at = tuple(order)
+    runs = [runs_of({k: runs_moved(b, at) if k == axis else b for k, b in r.runs}) for r in law.roots]
+    roots = (dataclasses.replace(r, runs=mine) for r, mine in zip(law.roots, runs, strict=True))
+    return dataclasses.replace(law, roots=tuple(roots))
+
+
 def concatenated(parts: Sequence[Law], axis: int, shape: Sequence[int], name: Hashable) -> Law:
     """`concatenate`; pieces of one array, as in circular padding, are of one law."""
     widest = max(parts, key=lambda p: p.shape[axis])
     pieces = all(p.nodes is widest.nodes and _beside(axis, p) == _beside(axis, widest) for p in parts)
     if pieces and (widest.shape[axis] > 1 or all(p.roots == widest.roots for p in parts)):
-        return rearranged(widest, frozenset([axis]), shape, name)
+        return rearranged(_rolled(widest, parts, axis), frozenset([axis]), shape, name)
     return side_by_side([p for p in parts if p.shape[axis]], axis, shape, name)

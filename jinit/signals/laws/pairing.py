@@ -45,7 +45,7 @@ def paired(laws: Sequence[Law], roots: Sequence[Root], name: Hashable) -> list[L
             at = xp.searchsorted(mass / mass[-1], xp.asarray(points[j], mass.dtype))
             index[root] = k, xp.clip(at, 0, mass.size - 1)
     runs = _runs(laws, levels, free)
-    new = tuple(Root((name, "pair", k), axes, runs=runs[k]) for k, axes in enumerate(levels))
+    new = tuple(Root((name, "pair", k), axes, runs=runs[k]) for k, (axes, _) in enumerate(levels))
     return [_indexed(law, index, new) for law in laws]
 
 
@@ -74,7 +74,7 @@ def _points(laws: Sequence[Law], levels: Levels, free: Sequence[Root]) -> list[i
             variance = mean_square(law, law.nodes - average(law, [i]))
             sums[levels[level_of(law.roots[i], levels)]] += variance / whole
     found = weighed(sums, laws[0].shape)
-    much = [found[axes] >= LITTLE * max(found.values()) for axes in levels]
+    much = [found[level] >= LITTLE * max(found.values()) for level in levels]
     rest = iter(points[sum(much)])
     return [next(rest) if x else 2 for x in much]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced
-from jinit.signals.laws.law import Axes, Law, average, normal_nodes, squared
+from jinit.signals.laws.law import Law, average, normal_nodes, squared
 from jinit.signals.laws.levels import Levels, level_of
 from jinit.signals.laws.roots import COTANGENT, PLACE, Root
 from jinit.signals.laws.runs import Reach, Run, Sums, summed, sums_of, together
@@ -29,20 +29,6 @@ def _rounding(nodes: Array) -> float | None:
 
 def _largest(x: Array) -> float:
     return float(np.max(np.abs(x)))
-
-
-def spread_by_axes(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Axes, Array]]:
-    """Mean and, by the axes along which it differs, variance of the parts of an entry."""
-    mean, found = spread_by_reach(law, varying)
-    return mean, by_axes(found)
-
-
-def by_axes(spreads: Mapping[Reach, Array]) -> dict[Axes, Array]:
-    """Variances, those along the same axes together."""
-    found: dict[Axes, Array] = {}
-    for reach, variance in spreads.items():
-        add_to(found, reach.axes, variance)
-    return found
 
 
 def spread_by_reach(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Reach, Array]]:
@@ -169,7 +155,7 @@ def add_to(found: dict[Any, Array], key: Any, variance: Array) -> None:
 def reaches_of(laws: Sequence[Law], levels: Levels) -> list[Reach]:
     """How what differs at each level of a sum does so."""
     if not any(r.runs or r.fixed for law in laws for r in law.roots):
-        return [Reach(axes) for axes in levels]
+        return [Reach(level.axes) for level in levels]
     found = ((law, *part) for law in laws for part in spread_by_reach(law, places.others(law))[1].items())
     return reaches_at(found, levels, laws[0].shape)
 
@@ -184,6 +170,6 @@ def reaches_at(
         members[level_of(reach, levels)].append((reach, variance))
         roots[id(variance)] = law.roots
     return [
-        summed(here, axes, shape, lambda v, k: places.along_axis(v, roots[id(v)], k))
-        for here, axes in zip(members, levels, strict=True)
+        summed(here, level.axes, shape, lambda v, k: places.along_axis(v, roots[id(v)], k))
+        for here, level in zip(members, levels, strict=True)
     ]

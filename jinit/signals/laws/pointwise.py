@@ -30,6 +30,7 @@ from jinit.signals.laws.levels import Levels, levels_of
 from jinit.signals.laws.pairing import paired
 from jinit.signals.laws.positions import refined
 from jinit.signals.laws.roots import COTANGENT, MASK, PLACE, Root
+from jinit.signals.laws.smoothing import beside_averages
 
 # The largest grid to work on. Kept small for another reason, too: programs compiled by XLA for CPU (jaxlib
 # 0.10.2) were seen to crash on grids of seven axes and 2**19 nodes or more.
@@ -58,7 +59,7 @@ def pointwise(
     """
     shape = outs[0].shape
     laws = [returned(x, shape) if x.size < math.prod(shape) else x for x in laws]
-    laws = refined(as_coarse(without_deviations(laws)))
+    laws = refined(as_coarse(beside_averages(without_deviations(laws))))
     if any(map(_has_mask, laws)) and grid_of(laws, placed=True) > TIDY:
         laws = [narrowed(x) for x in laws]
     exact = _exact(kind, laws)

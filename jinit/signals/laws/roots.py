@@ -64,6 +64,7 @@ class Root:
       summed: of what is left of an average over few entries of a gradient, these (`averages.Summed`).
       terms: of what signals it is a weighted sum of entries (`terms.Terms`).
       windowed: how alike its squares are at neighbouring places (`windowed.Windowed`).
+      smoothed: of what is a sum over windows, what it has in common with an entry (`smoothing.Smoothed`).
     """
 
     name: Hashable
@@ -77,6 +78,7 @@ class Root:
     summed: Any = dataclasses.field(default=None, compare=False, repr=False)
     terms: tuple[Any, ...] = dataclasses.field(default=(), compare=False, repr=False)
     windowed: Any = dataclasses.field(default=None, compare=False, repr=False)
+    smoothed: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     def along(self, axes: Axes) -> Root:
         """The same along these axes alone."""

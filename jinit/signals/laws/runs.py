@@ -13,7 +13,7 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced
-from jinit.signals.laws.kernels import Kernel, grouped
+from jinit.signals.laws.kernels import Kernel, grouped, is_told_apart
 
 Axes = frozenset[int]
 Runs = tuple[tuple[int, float], ...]
@@ -178,13 +178,56 @@ def _mixed(runs: Sequence[float], variances: Sequence[Any], size: int) -> Run:
     return Run.over(kernel, kernel.variance if even else whole)
 
 
+@functools.lru_cache(maxsize=256)
+def rearranged(run: float, order: tuple[int, ...]) -> float:
+    """The run of entries that are put in another order, as by a roll: along runs that begin elsewhere now."""
+    at = np.asarray(order)
+    if run <= 1 or not is_told_apart(len(at)):
+        return run
+    return _of_matrix(_correlations(run, len(at))[at[:, None], at])
+
+
+@functools.lru_cache(maxsize=256)
+def _within(run: Run, size: int) -> float:
+    """The run within pieces of this size, on average over the pieces."""
+    pieces = _correlations(run, run.kernel.size).reshape(-1, size, run.kernel.size // size, size)
+    return _of_matrix(np.einsum("aibj,ab->ij", pieces, np.eye(len(pieces))) / len(pieces))
+
+
+@functools.lru_cache(maxsize=256)
+def _merged(runs: tuple[float, ...], sizes: tuple[int, ...]) -> float:
+    """The run along several axes that became one."""
+    if not any(isinstance(run, Run) for run in runs) or not is_told_apart(math.prod(sizes)):
+        return math.prod(runs)
+    return _of_matrix(functools.reduce(np.kron, map(_correlations, runs, sizes)))
+
+
+def _correlations(run: float, size: int) -> np.ndarray:
+    """Of any two entries: as they are known, or else of runs one after another."""
+    if isinstance(run, Run) and run.kernel.size == size:
+        return run.kernel.between + np.diag(run.kernel.own)
+    return _in_runs(run, size)
+
+
+def _in_runs(run: float, size: int) -> np.ndarray:
+    which = (np.arange(size) / run).astype(int)
+    return (which[:, None] == which).astype(float)
+
+
+def _of_matrix(correlations: np.ndarray) -> float:
+    """A run of these correlations, which is a plain number if they are those of runs one after another."""
+    run = Run.of(Kernel.alike(len(correlations), correlations))
+    return float(run) if np.array_equal(correlations, _in_runs(float(run), len(correlations))) else run
+
+
 def moved(root: Any, axis_map: Sequence[Axes], before: Sequence[int]) -> Runs:
     """The runs of a root whose axes stand elsewhere now; of merged axes, those it lacks make it run on."""
     mine, lengths = Reach(root.axes, root.runs), {}
     for axis in frozenset[int]().union(*(axis_map[i] for i in root.axes)):
         sources = [i for i in range(len(axis_map)) if axis in axis_map[i]]
         found = [mine.run(i) if i in root.axes else before[i] for i in sources]
-        lengths[axis] = found[0] if len(found) == 1 else math.prod(found)
+        sizes = tuple(before[i] for i in sources)
+        lengths[axis] = found[0] if len(found) == 1 else _merged(tuple(found), sizes)
     return runs_of(lengths)
 
 
@@ -196,8 +239,9 @@ def split(runs: Runs, groups: Sequence[tuple[list[int], list[int]]], after: Sequ
             continue
         length = lengths.get(new[-1], 1.0) if len(old) == 1 else 1.0
         for axis in reversed(new):
-            lengths[axis] = min(length, float(after[axis]))
-            length = max(1.0, length / after[axis])
+            known = isinstance(length, Run) and length.kernel.size == math.prod(after[i] for i in new)
+            lengths[axis] = _within(length, after[axis]) if known else min(float(length), after[axis])
+            length = max(1.0, length / lengths[axis])
     return runs_of(lengths)
 
 

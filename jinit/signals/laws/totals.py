@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import operator
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,15 +17,27 @@ from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.averages import COARSE, FINE, summed
 from jinit.signals.laws.kernels import Kernel, grouped
 from jinit.signals.laws.law import Axes, Law, all_axes, average, constant, plus_normal, squared, without
+from jinit.signals.laws.levels import Level, level_of, limited
 from jinit.signals.laws.mixing import Mixing
 from jinit.signals.laws.parts import spread_by_reach
 from jinit.signals.laws.quadrature import deviations
 from jinit.signals.laws.roots import COTANGENT, DEVIATION, PLACE, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, Run, alike_in, copies_in, kernel_of, plain, runs_of
 from jinit.signals.laws.runs import summed as summed_reach
+from jinit.signals.laws.smoothing import smoothed
 
 # The square of a remainder's deviation over its mean up to which few nodes are enough.
 SMALL = 0.1
+# Nodes for each level of what is left of sums over windows, by the number of levels.
+KEPT = {1: (64,), 2: (16, 48), 3: (6, 12, 32), 4: (4, 6, 6, 24)}
+
+
+class _Part(NamedTuple):
+    """What sums of a part of the entries add to the variance: how entries differ, and how the sums do."""
+
+    entries: Reach
+    sums: Reach
+    variance: Array
 
 
 def total(
@@ -54,7 +68,7 @@ def total(
     out = without(law, varying, mean * xp.asarray(math.prod(n.values()), mean.dtype))
     out = dataclasses.replace(out, shape=tuple(shape), fixed_sums=_left_of_sums(law, axes, counts))
     spread_out: Any = 0.0
-    parts: list[tuple[Reach, Array]] = []
+    parts: list[_Part] = []
     copies: list[float] = []
     windows = {i: _of_windows(entries, law.shape[i]) for i, entries in (sliding or {}).items()}
     for moving, variance in found.items():
@@ -73,15 +87,32 @@ def total(
         lengths = {i: _run_of_sums(moving.run(i), n.get(i), kernels.get(i), ratios[i]) for i in ratios}
         runs = runs_of(lengths)
         runs = plain(runs) if is_traced(variance) else runs
-        parts.append((Reach(moving.axes, runs, moving.fixed), variance))
-    left = frozenset[int]().union(*(r.axes for r, _ in parts)) & all_axes(shape)
+        parts.append(_Part(moving, Reach(moving.axes, runs, moving.fixed), variance))
+    left = frozenset[int]().union(*(r.axes for _, r, _ in parts)) & all_axes(shape)
     if not varying or not left:
         return out
-    mine = summed_reach(parts, left, shape).along(left)
-    few = summed(law, axes, left, copies) if not keep and counts is None else None
+    if keep:
+        return _kept(out, parts, law, windows, name)
+    mine = summed_reach([(p.sums, p.variance) for p in parts], left, shape).along(left)
+    few = summed(law, axes, left, copies) if counts is None else None
     kind = COTANGENT if law.is_linear else SIGNAL
-    root = Root(name, left, kind, not keep, mine.runs, mine.fixed, summed=few)
-    return plus_normal(out, spread_out, root, 64 if keep else _size(out, spread_out))
+    root = Root(name, left, kind, True, mine.runs, mine.fixed, summed=few)
+    return plus_normal(out, spread_out, root, _size(out, spread_out))
+
+
+def _kept(mean: Law, parts: Sequence[_Part], law: Law, windows: Mapping[int, Mixing], name: Hashable) -> Law:
+    """`mean` plus a normal for each level of the entries of `law`, of sums over windows of those."""
+    out, real = mean, all_axes(mean.shape)
+    levels = limited({Level.of(part.entries) for part in parts})
+    kind = COTANGENT if law.is_linear else SIGNAL
+    for k, level in enumerate(levels):
+        members = [(p.sums, p.variance) for p in parts if level_of(p.entries, levels) == k]
+        variance = functools.reduce(operator.add, (v for _, v in members))
+        reach = summed_reach(members, level.axes & real, mean.shape).along(real)
+        known = smoothed(law, windows, level, reach, variance, (name, k))
+        root = Root((name, k), reach.axes, kind, runs=reach.runs, fixed=reach.fixed, smoothed=known)
+        out = plus_normal(out, variance.reshape(variance.shape + (1,) * k), root, KEPT[len(levels)][k])
+    return out
 
 
 def _at_places(law: Law, axes: Axes, moving: Reach) -> dict[int, float]:

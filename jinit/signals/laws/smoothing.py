@@ -1,0 +1,129 @@
+"""Entries beside an average over windows around them, as in `x + pool(x)`: what the two have in common.
+
+An entry `x` and the sum `y = P x` over the window around it are a part that they share, and what is left of
+the entry: `x = a y + d` with `a = E[x y] / E[y²]`, where `d` is uncorrelated with `y` at its place. Summed
+over all places
+
+    Σ E[d d'] = Σ E[x x'] - 2 a Σ E[x y'] + a² Σ E[y y'],
+
+which is nothing for the average over a window of independent entries: `d` then adds up to nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+
+from jinit._typing import Array
+from jinit.signals.laws import places
+from jinit.signals.laws.arrays import is_traced, xp
+from jinit.signals.laws.kernels import is_told_apart
+from jinit.signals.laws.law import Law, average, normal_nodes, rule
+from jinit.signals.laws.levels import Level
+from jinit.signals.laws.mixing import Mixing
+from jinit.signals.laws.roots import Root
+from jinit.signals.laws.runs import Reach, kernel_of, runs_of, sums_of
+
+# Of the largest node: what is linear in a normal variable differs by less from a straight line.
+NEAR = 1e-4
+# Nodes for what is left of an entry, at most.
+REST = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Smoothed:
+    """What a sum over windows is one of.
+
+    Attributes:
+      source: the root of the entries.
+      correlation: of an entry and the sum over the window around it.
+      rest: the root of what is left of an entry.
+    """
+
+    source: Root
+    correlation: float
+    rest: Root
+
+
+def smoothed(
+    law: Law, windows: Mapping[int, Mixing], level: Level, sums: Reach, variance: Array, name: Hashable
+) -> Smoothed | None:
+    """What sums over windows of a law have in common with its entries.
+
+    Of several normal variables that entries are made of it is the one of most variance.
+
+    Args:
+      law: of entries.
+      windows: along each axis, those of all entries.
+      level: of those entries that are summed.
+      sums: how the sums differ.
+      variance: of them.
+      name: of their root.
+    """
+    told = all(m.rows == m.columns and is_told_apart(m.rows) for m in windows.values())
+    if not windows or not told or is_traced(law.nodes) or is_traced(variance):
+        return None
+    known = [
+        i for i in places.others(law) if Level.of(law.roots[i]) == level and windows.keys() <= level.axes
+    ]
+    own, i = max(((_linear_variance(law, i), i) for i in known), default=(0.0, 0))
+    square = float(np.mean(variance))
+    if not own > 0 or not square > 0:
+        return None
+    root = law.roots[i]
+    reach = Reach(root.axes, root.runs)
+    kernels = {k: kernel_of(reach.run(k), m.columns) for k, m in windows.items()}
+    met = {k: m.shares @ kernels[k].matrix for k, m in windows.items()}
+    common = own * math.prod(float(np.mean(np.diag(x))) for x in met.values())
+    factor, correlation = common / square, min(common / math.sqrt(own * square), 1.0)
+    left = own * math.prod(k.run for k in kernels.values())
+    left -= 2 * factor * own * math.prod(float(np.mean(x.sum(1))) for x in met.values())
+    left += factor**2 * square * math.prod(sums.run(k) for k in windows)
+    run = left / (own * max(1 - correlation**2, 1e-6))
+    runs = runs_of({**dict(reach.runs), **dict.fromkeys(windows, max(run, 1.0) ** (1 / len(windows)))})
+    terms = tuple(dataclasses.replace(t, share=t.share * (1 - correlation**2)) for t in root.terms)
+    fixed = sums_of([*root.fixed, (frozenset(windows), 1 - run)])
+    rest = Root((name, "rest"), root.axes, root.kind, runs=runs, fixed=fixed, terms=terms)
+    return Smoothed(root, correlation, rest)
+
+
+def _linear_variance(law: Law, i: int) -> float:
+    """The variance of what is linear in a normal root, whatever the others."""
+    z = normal_nodes(law, i)
+    others = [k for k in places.others(law) if k != i]
+    return 0.0 if z is None else float(np.mean(average(law, [*others, i], law.nodes * z) ** 2))
+
+
+def beside_averages(laws: Sequence[Law]) -> list[Law]:
+    """The laws, entries as what they share with a sum around them and the rest, where they meet that sum."""
+    sums = {
+        r: w for law in laws for r, w in zip(law.roots, law.weights, strict=True) if r.smoothed is not None
+    }
+    for root, weights in sums.items():
+        laws = [_parted(law, root, weights) for law in laws]
+    return list(laws)
+
+
+def _parted(law: Law, root: Root, weights: Array) -> Law:
+    """A law, linear in the root of entries, in that of their sum and of the rest instead."""
+    known = root.smoothed
+    found = (i for i, r in enumerate(law.roots) if (r.name, r.axes) == (known.source.name, known.source.axes))
+    i = next(found, None)
+    if i is None or root in law.roots or is_traced(law.nodes) or (z := normal_nodes(law, i)) is None:
+        return law
+    mean, slope = average(law, [i]), average(law, [i], law.nodes * z)
+    if np.max(np.abs(law.nodes - mean - slope * z)) > NEAR * np.max(np.abs(law.nodes)):
+        return law
+    ours, rest = known.correlation, math.sqrt(1 - known.correlation**2)
+    few, mass = rule(min(law.weights[i].size, REST), law.nodes.dtype)
+    both = ours * rule(weights.size, law.nodes.dtype)[0][:, None] + rest * few
+    both = both.reshape([*both.shape, *(1,) * (law.nodes.ndim - 1 - i)])
+    return dataclasses.replace(
+        law,
+        nodes=xp.expand_dims(mean, i) + xp.expand_dims(slope, i) * both,
+        weights=(*law.weights[:i], weights, mass, *law.weights[i + 1 :]),
+        roots=(*law.roots[:i], root, known.rest, *law.roots[i + 1 :]),
+    )
