@@ -156,7 +156,9 @@ def normal_sum(
 ) -> Law:  # fmt: skip
     """A sum of normals, as a constant plus a normal for each level; by place, given the weights of places."""
     known = zip(reaches_of(laws, levels), merged(laws, levels), strict=True)
-    roots = [Root((name, i), x.axes, runs=x.runs, terms=terms) for i, (x, terms) in enumerate(known)]
+    roots = [
+        Root((name, i), x.axes, runs=x.runs, fixed=x.fixed, terms=terms) for i, (x, terms) in enumerate(known)
+    ]
     if roots:
         roots[-1] = dataclasses.replace(roots[-1], windowed=of_sum(laws, roots[-1].axes))
     sizes = dict(zip(roots, sizes_of(len(levels), at), strict=True))

@@ -48,10 +48,10 @@ def elementwise(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
 
 
 def _is_affine(kind: str, laws: Sequence[Law]) -> bool:
-    """Whether it is a normal, times what is not random or plus that."""
+    """Whether it is a sum of normals, or one times what is not random."""
     random = [i for i, x in enumerate(laws) if places.others(x)]
-    known = kind in ("add", "add_any", "sub", "mul", "neg") or (kind == "div" and random == [0])
-    return known and len(random) == 1 and laws[random[0]].is_normal
+    alone = len(random) == 1 and (kind in ("mul", "neg") or (kind == "div" and random == [0]))
+    return (alone or kind in ("add", "add_any", "sub")) and all(laws[i].is_normal for i in random)
 
 
 def on_nodes(eqn: Any, nodes: Sequence[Any]) -> list[Any]:

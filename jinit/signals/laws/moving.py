@@ -12,16 +12,11 @@ from typing import Any
 import numpy as np
 
 from jinit.signals.laws import places
-from jinit.signals.laws.align import canonical
-from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.averages import forgotten, returned
-from jinit.signals.laws.law import Law, all_axes, as_float
-from jinit.signals.laws.levels import levels_of
+from jinit.signals.laws.law import Law, all_axes
 from jinit.signals.laws.mixing import Mixing
-from jinit.signals.laws.pieces import side_by_side
 from jinit.signals.laws.roots import PLACE, Root
 from jinit.signals.laws.runs import Axes, Reach, Run, moved, runs_of, sums_of
-from jinit.signals.laws.runs import rearranged as runs_moved
 from jinit.signals.laws.runs import split as split_runs
 from jinit.signals.laws.terms import moved as moved_terms
 
@@ -256,54 +251,3 @@ def tiled(law: Law, reps: Sequence[int], name: Hashable) -> Law:
 def dynamically_sliced(law: Law, shape: Sequence[int], name: Hashable) -> Law:
     """`dynamic_slice`, from wherever."""
     return rearranged(law, _cut(law.shape, shape), shape, name)
-
-
-def mixture(
-    parts: Sequence[Law], shares: Sequence[float], axes: Axes, shape: Sequence[int], name: Hashable
-) -> Law:
-    """Entries of several laws side by side along `axes`, in these shares."""
-    linear = any(p.is_linear for p in parts)
-    parts = places.refined([places.as_signals(forgotten(as_float(p)), axes) for p in parts])
-    levels, at = levels_of(*parts), places.union_of(parts)
-    aligned = [canonical(places.along(p, at), levels, name, linear=linear) for p in parts]
-    first = aligned[0]
-    share = xp.asarray(shares, xp.real(first.nodes).dtype)
-    return dataclasses.replace(
-        first,
-        nodes=xp.stack([p.nodes.astype(first.nodes.dtype) for p in aligned]),
-        weights=(share / share.sum(), *first.weights),
-        roots=(Root((name, "part"), axes & all_axes(shape)), *first.roots),
-        shape=tuple(shape),
-        is_normal=False,
-        fixed_sums=frozenset(),
-    )
-
-
-def _beside(axis: int, law: Law) -> list[Any]:
-    """In what runs a law is alike along the other axes: rows picked by two indices are two."""
-    return [[(k, b) for k, b in r.runs if k != axis] for r in law.roots]
-
-
-def _rolled(law: Law, parts: Sequence[Law], axis: int) -> Law:
-    """One of the slices of an array, its runs as they are where all of it is put together in this order."""
-    order: list[int] = []
-    for p in parts:
-        name: Any = next((r.name for r in p.roots if axis in r.axes and r.kind != PLACE), None)
-        if not (isinstance(name, tuple) and isinstance(name[-1], tuple) and name[-1][0] == "slice"):
-            return law
-        order += range(name[-1][1][axis], name[-1][2][axis])
-    if sorted(order) != list(range(len(order))):
-        return law
-    at = tuple(order)
-    runs = [runs_of({k: runs_moved(b, at) if k == axis else b for k, b in r.runs}) for r in law.roots]
-    roots = (dataclasses.replace(r, runs=mine) for r, mine in zip(law.roots, runs, strict=True))
-    return dataclasses.replace(law, roots=tuple(roots))
-
-
-def concatenated(parts: Sequence[Law], axis: int, shape: Sequence[int], name: Hashable) -> Law:
-    """`concatenate`; pieces of one array, as in circular padding, are of one law."""
-    widest = max(parts, key=lambda p: p.shape[axis])
-    pieces = all(p.nodes is widest.nodes and _beside(axis, p) == _beside(axis, widest) for p in parts)
-    if pieces and (widest.shape[axis] > 1 or all(p.roots == widest.roots for p in parts)):
-        return rearranged(_rolled(widest, parts, axis), frozenset([axis]), shape, name)
-    return side_by_side([p for p in parts if p.shape[axis]], axis, shape, name)

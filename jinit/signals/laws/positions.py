@@ -84,7 +84,9 @@ def _with_runs(before: Law, after: Law, at: Sequence[Root]) -> Law:
     after = places.along(after, [*own, *new]) if new else after
     for i in places.others(after):
         for axis, run in after.roots[i].runs:
-            if isinstance(run, Run) and axis in places.axes_of(after) | places.axes_of(before):
+            if not isinstance(run, Run) or run.kernel.size != after.shape[axis]:
+                continue
+            if axis in places.axes_of(after) | places.axes_of(before):
                 was, now = (_along(x, after.roots[i], axis) for x in (before, after))
                 size = np.sqrt(np.where(now > 0, was / np.where(now > 0, now, 1), 1))
                 kernel = run.kernel.scaled(grouped(np.broadcast_to(size, run.kernel.size)))

@@ -12,7 +12,7 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.jaxprs.graph import COPIES
-from jinit.signals.laws import moving, places
+from jinit.signals.laws import joining, moving, places
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.contracting import contract
 from jinit.signals.laws.extremes import maximum
@@ -202,7 +202,7 @@ def _update_slice(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
     shape = eqn.outvars[0].aval.shape
     axes = frozenset(i for i, (m, n) in enumerate(zip(shape, update.shape, strict=True)) if m != n)
     share = update.size / max(math.prod(shape), 1)
-    return [moving.mixture([start, update], [1 - share, share], axes, shape, name)]
+    return [joining.mixture([start, update], [1 - share, share], axes, shape, name)]
 
 
 def _identity(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
@@ -236,7 +236,7 @@ RULES: dict[str, Rule] = {
     "dynamic_update_slice": _update_slice,
     "gather": lambda e, x, n: [gathered(x[0], e, n)],
     "concatenate": lambda e, x, n: [
-        moving.concatenated(x, e.params["dimension"], e.outvars[0].aval.shape, n)
+        joining.concatenated(x, e.params["dimension"], e.outvars[0].aval.shape, n)
     ],
     "pad": lambda e, x, n: [padded(x[0], x[1], e, n)],
     **dict.fromkeys((*COPIES, "optimization_barrier"), _identity),

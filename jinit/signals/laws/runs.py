@@ -13,7 +13,7 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced
-from jinit.signals.laws.kernels import Kernel, grouped, is_told_apart
+from jinit.signals.laws.kernels import MOST, Kernel, grouped
 
 Axes = frozenset[int]
 Runs = tuple[tuple[int, float], ...]
@@ -179,17 +179,20 @@ def _mixed(runs: Sequence[float], variances: Sequence[Any], size: int) -> Run:
 
 
 @functools.lru_cache(maxsize=256)
-def rearranged(run: float, order: tuple[int, ...]) -> float:
-    """The run of entries that are put in another order, as by a roll: along runs that begin elsewhere now."""
+def picked(run: float, order: tuple[int, ...]) -> float:
+    """The run of entries picked in this order, as by a roll, after which runs begin elsewhere."""
     at = np.asarray(order)
-    if run <= 1 or not is_told_apart(len(at)):
-        return run
-    return _of_matrix(_correlations(run, len(at))[at[:, None], at])
+    size = run.kernel.size if isinstance(run, Run) else max(order) + 1
+    if run <= 1 or size > MOST or len(at) > MOST or size <= max(order):
+        return float(run)
+    return _of_matrix(_correlations(run, size)[at[:, None], at])
 
 
 @functools.lru_cache(maxsize=256)
 def _within(run: Run, size: int) -> float:
     """The run within pieces of this size, on average over the pieces."""
+    if run.kernel.size > MOST:
+        return min(float(run), size)
     pieces = _correlations(run, run.kernel.size).reshape(-1, size, run.kernel.size // size, size)
     return _of_matrix(np.einsum("aibj,ab->ij", pieces, np.eye(len(pieces))) / len(pieces))
 
@@ -197,7 +200,7 @@ def _within(run: Run, size: int) -> float:
 @functools.lru_cache(maxsize=256)
 def _merged(runs: tuple[float, ...], sizes: tuple[int, ...]) -> float:
     """The run along several axes that became one."""
-    if not any(isinstance(run, Run) for run in runs) or not is_told_apart(math.prod(sizes)):
+    if not any(isinstance(run, Run) for run in runs) or math.prod(sizes) > MOST:
         return math.prod(runs)
     return _of_matrix(functools.reduce(np.kron, map(_correlations, runs, sizes)))
 

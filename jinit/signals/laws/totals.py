@@ -102,7 +102,8 @@ def total(
 
 def _kept(mean: Law, parts: Sequence[_Part], law: Law, windows: Mapping[int, Mixing], name: Hashable) -> Law:
     """`mean` plus a normal for each level of the entries of `law`, of sums over windows of those."""
-    out, real = mean, all_axes(mean.shape)
+    normal, real = law.is_normal or not places.others(mean), all_axes(mean.shape)
+    out = dataclasses.replace(mean, is_normal=normal)
     levels = limited({Level.of(part.entries) for part in parts})
     kind = COTANGENT if law.is_linear else SIGNAL
     for k, level in enumerate(levels):

@@ -1,0 +1,77 @@
+"""Arrays put together: entries of several laws side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from jinit.signals.laws import places
+from jinit.signals.laws.align import canonical
+from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.averages import forgotten
+from jinit.signals.laws.law import Axes, Law, all_axes, as_float
+from jinit.signals.laws.levels import levels_of
+from jinit.signals.laws.moving import rearranged
+from jinit.signals.laws.pieces import side_by_side
+from jinit.signals.laws.roots import PLACE, Root
+from jinit.signals.laws.runs import picked, runs_of
+
+
+def mixture(
+    parts: Sequence[Law], shares: Sequence[float], axes: Axes, shape: Sequence[int], name: Hashable
+) -> Law:
+    """Entries of several laws side by side along `axes`, in these shares."""
+    linear = any(p.is_linear for p in parts)
+    parts = places.refined([places.as_signals(forgotten(as_float(p)), axes) for p in parts])
+    levels, at = levels_of(*parts), places.union_of(parts)
+    aligned = [canonical(places.along(p, at), levels, name, linear=linear) for p in parts]
+    first = aligned[0]
+    share = xp.asarray(shares, xp.real(first.nodes).dtype)
+    return dataclasses.replace(
+        first,
+        nodes=xp.stack([p.nodes.astype(first.nodes.dtype) for p in aligned]),
+        weights=(share / share.sum(), *first.weights),
+        roots=(Root((name, "part"), axes & all_axes(shape)), *first.roots),
+        shape=tuple(shape),
+        is_normal=False,
+        fixed_sums=frozenset(),
+    )
+
+
+def concatenated(parts: Sequence[Law], axis: int, shape: Sequence[int], name: Hashable) -> Law:
+    """`concatenate`; pieces of one array, as in a roll or in circular padding, are of one law."""
+    widest = max(parts, key=lambda p: p.shape[axis])
+    pieces = all(p.nodes is widest.nodes and _beside(axis, p) == _beside(axis, widest) for p in parts)
+    if pieces and (widest.shape[axis] > 1 or all(p.roots == widest.roots for p in parts)):
+        return rearranged(_in_order(widest, _order(parts, axis), axis), frozenset([axis]), shape, name)
+    return side_by_side([p for p in parts if p.shape[axis]], axis, shape, name)
+
+
+def _beside(axis: int, law: Law) -> list[Any]:
+    """In what runs a law is alike along the other axes: rows picked by two indices are two."""
+    return [[(k, b) for k, b in r.runs if k != axis] for r in law.roots]
+
+
+def _order(parts: Sequence[Law], axis: int) -> tuple[int, ...] | None:
+    """Which entry of an array stands where, of which these are slices or all of it; none if not known."""
+    order, arrays = list[int](), set[Hashable]()
+    for p in parts:
+        name: Any = next((r.name for r in p.roots if axis in r.axes and r.kind != PLACE), None)
+        if isinstance(name, tuple) and isinstance(name[-1], tuple) and name[-1][:1] == ("slice",):
+            _, starts, ends, strides = name[-1]
+            order += range(starts[axis], ends[axis], strides[axis] if strides else 1)
+            arrays.add(name[0])
+        else:
+            order += range(p.shape[axis])
+            arrays.add(name)
+    return tuple(order) if len(arrays) == 1 else None
+
+
+def _in_order(law: Law, order: tuple[int, ...] | None, axis: int) -> Law:
+    """A slice of an array, its runs those of entries of that array in this order."""
+    if order is None:
+        return law
+    runs = [runs_of({k: picked(b, order) if k == axis else b for k, b in r.runs}) for r in law.roots]
+    roots = (dataclasses.replace(r, runs=mine) for r, mine in zip(law.roots, runs, strict=True))
+    return dataclasses.replace(law, roots=tuple(roots))
