@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Sequence
 
 import jax
@@ -12,7 +13,7 @@ from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.grids import grid_of, on_grid
-from jinit.signals.laws.law import Axes, Law, average, mean_square, squared, without
+from jinit.signals.laws.law import Axes, Law, all_axes, average, mean_square, squared, without
 from jinit.signals.laws.parts import parts_by_reach
 from jinit.signals.laws.roots import COTANGENT, DEVIATION, Root
 from jinit.signals.laws.runs import copies_in
@@ -69,6 +70,14 @@ def summed(law: Law, axes: Axes, left: Axes, copies: Sequence[float]) -> Summed 
     """What a gradient is summed over, if there are few independent copies of any of its parts."""
     few = law.is_linear and not is_traced(law.nodes) and min(copies) <= FEW
     return Summed(law, axes, left) if few else None
+
+
+def comes_back(law: Law, laws: Sequence[Law], shape: Sequence[int]) -> bool:
+    """Whether a law that may be of averages meets entries, be it repeated already or now."""
+    if law.size < math.prod(shape):
+        return True
+    repeated = any(r.average for r in law.roots) and all_axes(shape) - law.axes_varying()
+    return bool(repeated) and any(places.others(x) for x in laws if x is not law)
 
 
 def returned(law: Law, shape: Sequence[int]) -> Law:

@@ -66,9 +66,10 @@ class Interpreter:
             return held(np.asarray(atom.val, aval.dtype))
 
         for i, eqn in _alive(jaxpr):
-            ins = [read(v) for v in eqn.invars]
+            ins, kind = [read(v) for v in eqn.invars], eqn.primitive.name
             of_entries = eqn.primitive not in self.rules and _is_of_entries(eqn, ins)
             outs: Any = self.makers.images.added(eqn, ins, (*at, i))
+            outs = self.makers.pieces.added(eqn, ins, (*at, i)) if outs is None else outs
             if outs is None and of_entries:
                 outs = joint.again(eqn, self.makers, ins, (*at, i))
             if outs is None:
@@ -78,6 +79,8 @@ class Interpreter:
             env.update(zip(eqn.outvars, outs, strict=True))
             if of_entries:
                 self.makers.note(eqn, ins, outs)
+            elif kind in ("slice", "split", "pad") and isinstance(ins[0], Law):
+                self.makers.pieces.note(eqn, ins[0], [x for x in outs if isinstance(x, Law)])
         return [read(v) for v in jaxpr.outvars]
 
     def inner(self, jaxpr: Any, args: Sequence[Value], at: tuple[int, ...]) -> list[Any]:

@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+import numpy as np
+
 from jinit.signals.laws import places
 from jinit.signals.laws.align import canonical
-from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.averages import forgotten
 from jinit.signals.laws.law import Axes, Law, all_axes, as_float
 from jinit.signals.laws.levels import levels_of
@@ -16,6 +18,9 @@ from jinit.signals.laws.moving import rearranged
 from jinit.signals.laws.pieces import side_by_side
 from jinit.signals.laws.roots import PLACE, Root
 from jinit.signals.laws.runs import picked, runs_of
+
+# In the order of a piece: no entry of the array.
+NONE = -1
 
 
 def mixture(
@@ -75,3 +80,74 @@ def _in_order(law: Law, order: tuple[int, ...] | None, axis: int) -> Law:
     runs = [runs_of({k: picked(b, order) if k == axis else b for k, b in r.runs}) for r in law.roots]
     roots = (dataclasses.replace(r, runs=mine) for r, mine in zip(law.roots, runs, strict=True))
     return dataclasses.replace(law, roots=tuple(roots))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Piece:
+    """Entries of an array along one axis, among zeros.
+
+    Attributes:
+      law: of the piece.
+      source: of the array.
+      axis: along which it was cut.
+      order: which entry stands where, or `NONE`.
+    """
+
+    law: Law
+    source: Law
+    axis: int
+    order: tuple[int, ...]
+
+
+@dataclasses.dataclass
+class Pieces:
+    """Slices of arrays among zeros, of which the gradient of a roll, or of a concatenation, is a sum."""
+
+    known: dict[Hashable, Piece] = dataclasses.field(default_factory=dict)
+
+    def note(self, eqn: Any, law: Law, outs: Sequence[Law]) -> None:
+        """Remember what was cut from an array, or one of those that was padded with zeros."""
+        p, kind = eqn.params, eqn.primitive.name
+        if is_traced(law.nodes):
+            return
+        if kind == "pad":
+            self._note_padded(p["padding_config"], law, outs[0])
+        elif kind == "split":
+            starts = np.cumsum([0, *p["sizes"][:-1]])
+            for start, out in zip(starts, outs, strict=True):
+                self._note_cut(law, out, p["axis"], int(start))
+        elif set(p["strides"] or (1,)) == {1}:
+            cuts = [i for i, (m, n) in enumerate(zip(law.shape, outs[0].shape, strict=True)) if m != n]
+            if len(cuts) == 1:
+                self._note_cut(law, outs[0], cuts[0], p["start_indices"][cuts[0]])
+
+    def _note_cut(self, law: Law, out: Law, axis: int, start: int) -> None:
+        self.known[_key(out)] = Piece(out, law, axis, tuple(range(start, start + out.shape[axis])))
+
+    def _note_padded(self, padding: Any, law: Law, out: Law) -> None:
+        if (piece := self.known.get(_key(law))) is None or out.shape != piece.source.shape:
+            return
+        low, high, interior = padding[piece.axis]
+        if min(low, high) >= 0 == interior:
+            order = (NONE,) * low + piece.order + (NONE,) * high
+            self.known[_key(out)] = dataclasses.replace(piece, law=out, order=order)
+
+    def added(self, eqn: Any, ins: Sequence[Any], name: Hashable) -> list[Law] | None:
+        """The sum of two pieces side by side that are all of an array, which is that in another order."""
+        if eqn.primitive.name not in ("add", "add_any") or not all(isinstance(x, Law) for x in ins):
+            return None
+        a, b = (self.known.get(_key(x)) for x in ins)
+        if a is None or b is None or a.source is not b.source or a.axis != b.axis:
+            return None
+        if any(i != NONE != j for i, j in zip(a.order, b.order, strict=True)):
+            return None
+        order = tuple(map(max, a.order, b.order))
+        if sorted(order) != list(range(len(order))):
+            return None
+        law = places.picked(a.source, {a.axis: np.asarray(order)})
+        law = _in_order(law, order, a.axis)
+        return [rearranged(law, frozenset([a.axis]), law.shape, name)]
+
+
+def _key(law: Law) -> Hashable:
+    return id(law.nodes), law.roots, law.shape

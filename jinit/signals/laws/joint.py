@@ -11,6 +11,7 @@ from typing import Any
 from jinit.signals.laws.as_laws import as_law
 from jinit.signals.laws.elementwise import on_nodes
 from jinit.signals.laws.images import Images
+from jinit.signals.laws.joining import Pieces
 from jinit.signals.laws.law import Law
 from jinit.signals.laws.pointwise import pointwise
 from jinit.signals.laws.roots import COTANGENT, MASK, PLACE
@@ -52,6 +53,7 @@ class Makers:
       parted: variables whose laws no longer tell what they have in common with what they were made of.
       behind: of a variable, all those that it was made of, and itself.
       images: laws of rows that are sums of those of others.
+      pieces: slices of arrays, among zeros.
     """
 
     keys: dict[Hashable, Key] = dataclasses.field(default_factory=dict)
@@ -60,6 +62,7 @@ class Makers:
     parted: set[Key] = dataclasses.field(default_factory=set)
     behind: dict[Key, frozenset[Key]] = dataclasses.field(default_factory=dict)
     images: Images = dataclasses.field(default_factory=Images)
+    pieces: Pieces = dataclasses.field(default_factory=Pieces)
 
     def keys_of(self, values: Iterable[Value]) -> tuple[Key, ...]:
         """The keys of values, which are kept, so that no other takes one over."""

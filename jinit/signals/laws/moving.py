@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import operator
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -78,8 +77,7 @@ def _moved(axes: Axes, axis_map: AxisMap) -> Axes:
 
 def broadcast(law: Law, dimensions: Sequence[int], shape: Sequence[int]) -> Law:
     """`broadcast_in_dim`: axis `i` becomes axis `dimensions[i]`."""
-    moved = relabelled(law, [frozenset([d]) for d in dimensions], shape)
-    return returned(moved, shape) if math.prod(shape) > law.size else moved
+    return relabelled(law, [frozenset([d]) for d in dimensions], shape)
 
 
 def squeezed(law: Law, dimensions: Sequence[int], shape: Sequence[int]) -> Law:
@@ -118,6 +116,8 @@ def reshaped(law: Law, shape: Sequence[int]) -> Law:
     groups = _groups(law.shape, shape)
     for before, after in groups:
         if len(before) > 1 and len(after) == 1:
+            if any(r.average and 0 < len(r.axes & {*before}) < len(before) for r in law.roots):
+                law = returned(law, law.shape)  # it is no longer seen to be repeated
             law = places.merged(law, before)
     for before, after in groups:
         for i in before:

@@ -21,7 +21,7 @@ from jinit.signals.laws.align import (
     normal_sum,
     sum_of_gradients,
 )
-from jinit.signals.laws.averages import returned, without_deviations
+from jinit.signals.laws.averages import comes_back, returned, without_deviations
 from jinit.signals.laws.coarse import as_coarse, coarser, grid_if_coarser
 from jinit.signals.laws.gradients import by_cotangent
 from jinit.signals.laws.grids import grid_of, on_grid, union
@@ -58,7 +58,7 @@ def pointwise(
       kind: name of the primitive, if it is one of those that moments go through exactly.
     """
     shape = outs[0].shape
-    laws = [returned(x, shape) if x.size < math.prod(shape) else x for x in laws]
+    laws = [returned(x, shape) if comes_back(x, laws, shape) else x for x in laws]
     laws = refined(as_coarse(beside_averages(without_deviations(laws))))
     if any(map(_has_mask, laws)) and grid_of(laws, placed=True) > TIDY:
         laws = [narrowed(x) for x in laws]

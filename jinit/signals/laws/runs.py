@@ -219,8 +219,9 @@ def _in_runs(run: float, size: int) -> np.ndarray:
 
 def _of_matrix(correlations: np.ndarray) -> float:
     """A run of these correlations, which is a plain number if they are those of runs one after another."""
-    run = Run.of(Kernel.alike(len(correlations), correlations))
-    return float(run) if np.array_equal(correlations, _in_runs(float(run), len(correlations))) else run
+    run, size = Run.of(Kernel.alike(len(correlations), correlations)), len(correlations)
+    whole = float(run).is_integer() and size % run == 0
+    return float(run) if whole and np.array_equal(correlations, _in_runs(float(run), size)) else run
 
 
 def moved(root: Any, axis_map: Sequence[Axes], before: Sequence[int]) -> Runs:

@@ -66,36 +66,41 @@ def smoothed(
     told = all(m.rows == m.columns and is_told_apart(m.rows) for m in windows.values())
     if not windows or not told or is_traced(law.nodes) or is_traced(variance):
         return None
-    known = [
-        i for i in places.others(law) if Level.of(law.roots[i]) == level and windows.keys() <= level.axes
-    ]
-    own, i = max(((_linear_variance(law, i), i) for i in known), default=(0.0, 0))
+    known = [i for i in places.others(law) if Level.of(law.roots[i]) == level]
+    slope, i = max(((_slope(law, i), i) for i in known), key=lambda pair: abs(pair[0]), default=(0.0, 0))
+    own = slope**2
+    along = level.axes & frozenset(windows)
     square = float(np.mean(variance))
-    if not own > 0 or not square > 0:
+    if not along or not own > 0 or not square > 0:
         return None
     root = law.roots[i]
     reach = Reach(root.axes, root.runs)
-    kernels = {k: kernel_of(reach.run(k), m.columns) for k, m in windows.items()}
-    met = {k: m.shares @ kernels[k].matrix for k, m in windows.items()}
-    common = own * math.prod(float(np.mean(np.diag(x))) for x in met.values())
+    common = met = own * math.prod(
+        float(np.mean(m.shares.sum(1))) for k, m in windows.items() if k not in along
+    )
+    alike = own
+    for k in along:
+        kernel = kernel_of(reach.run(k), windows[k].columns)
+        both = windows[k].shares @ kernel.matrix
+        common, met = common * float(np.mean(np.diag(both))), met * float(np.mean(both.sum(1)))
+        alike = alike * kernel.run
     factor, correlation = common / square, min(common / math.sqrt(own * square), 1.0)
-    left = own * math.prod(k.run for k in kernels.values())
-    left -= 2 * factor * own * math.prod(float(np.mean(x.sum(1))) for x in met.values())
-    left += factor**2 * square * math.prod(sums.run(k) for k in windows)
+    left = alike - 2 * factor * met + factor**2 * square * math.prod(sums.run(k) for k in along)
     run = left / (own * max(1 - correlation**2, 1e-6))
-    along: dict[int, float] = dict.fromkeys(windows, max(run, 1.0) ** (1 / len(windows)))
-    runs = runs_of({**dict(reach.runs), **along})
+    longer = max(run, 1.0) ** (1 / len(along))
+    runs = runs_of({k: longer if k in along else reach.run(k) for k in root.axes})
+    fixed = sums_of([*root.fixed, (along, 1 - run)])
     terms = tuple(dataclasses.replace(t, share=t.share * (1 - correlation**2)) for t in root.terms)
-    fixed = sums_of([*root.fixed, (frozenset(windows), 1 - run)])
     rest = Root((name, "rest"), root.axes, root.kind, runs=runs, fixed=fixed, terms=terms)
-    return Smoothed(root, correlation, rest)
+    return Smoothed(root, math.copysign(correlation, slope), rest)
 
 
-def _linear_variance(law: Law, i: int) -> float:
-    """The variance of what is linear in a normal root, whatever the others."""
-    z = normal_nodes(law, i)
-    others = [k for k in places.others(law) if k != i]
-    return 0.0 if z is None else float(np.mean(average(law, [*others, i], law.nodes * z) ** 2))
+def _slope(law: Law, i: int) -> float:
+    """Of what is linear in a normal root, whatever the others: the deviation, with its sign."""
+    if (z := normal_nodes(law, i)) is None:
+        return 0.0
+    slopes = average(law, [*(k for k in places.others(law) if k != i), i], law.nodes * z)
+    return math.copysign(math.sqrt(float(np.mean(slopes**2))), float(np.sum(slopes)))
 
 
 def beside_averages(laws: Sequence[Law]) -> list[Law]:

@@ -92,7 +92,7 @@ def total(
     if not varying or not left:
         return out
     if keep:
-        return _kept(out, parts, law, windows, name)
+        return _kept(out, parts, law, windows if windows.keys() == n.keys() else {}, name)
     mine = summed_reach([(p.sums, p.variance) for p in parts], left, shape).along(left)
     few = summed(law, axes, left, copies) if counts is None else None
     kind = COTANGENT if law.is_linear else SIGNAL
@@ -101,7 +101,10 @@ def total(
 
 
 def _kept(mean: Law, parts: Sequence[_Part], law: Law, windows: Mapping[int, Mixing], name: Hashable) -> Law:
-    """`mean` plus a normal for each level of the entries of `law`, of sums over windows of those."""
+    """`mean` plus a normal for each level of the entries of `law`, of sums over those.
+
+    `windows`: along each axis summed over those of all entries, if every entry is in the middle of one.
+    """
     normal, real = law.is_normal or not places.others(mean), all_axes(mean.shape)
     out = dataclasses.replace(mean, is_normal=normal)
     levels = limited({Level.of(part.entries) for part in parts})
