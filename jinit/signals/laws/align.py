@@ -165,27 +165,42 @@ def normal_sum(
     return dataclasses.replace(_normals(moments, sizes, at, shape, dtype), is_normal=True)
 
 
-def fewer_cotangents(law: Law, name: Hashable) -> Law:
-    """A gradient with one cotangent root for each level, and the same moments given its other roots."""
+def fewer_cotangents(law: Law, name: Hashable, most: int) -> Law:
+    """A gradient of at most so many cotangents, and the same moments given its other roots.
+
+    Those that add most to it stay as they are, and the others are put together, one for each level.
+    """
     ours = [i for i, r in enumerate(law.roots) if r.kind == COTANGENT]
-    levels = _levels_of_cotangents(law, ours)
-    means, x = [], law.nodes
+    kept, least = _most_and_least(law, ours, most)
+    rest = without(law, kept, average(law, kept))
+    levels = _levels_of_cotangents(rest)
+    variances, x = [], average(law, kept)
     for level in reversed(range(len(levels))):
-        here = [i for i in ours if level_of(law.roots[i], levels) == level]
-        mean = average(law, here, x)
-        means.append(without(law, ours, average(law, ours, squared(x - mean))))
+        mean = average(law, [i for i in least if level_of(law.roots[i], levels) == level], x)
+        variances.append(xp.squeeze(average(law, ours, squared(x - mean)), tuple(least)))
         x = mean
-    out, reaches = without(law, ours, x), reaches_of([law], levels)
-    known = zip(reaches, means[::-1], merged([law], levels, COTANGENT), strict=True)
+    out, reaches = without(law, least, average(law, least)), reaches_of([rest], levels)
+    known = zip(reaches, variances[::-1], merged([rest], levels, COTANGENT), strict=True)
     for i, (reach, variance, terms) in enumerate(known):
-        spread = variance.nodes.reshape(variance.nodes.shape + (1,) * i)
         root = Root((name, i), reach.axes, COTANGENT, runs=reach.runs, fixed=reach.fixed, terms=terms)
-        out = plus_normal(out, spread, root, 2)
+        out = plus_normal(out, variance.reshape(variance.shape + (1,) * i), root, 2)
     return out
 
 
-def _levels_of_cotangents(law: Law, ours: Sequence[int]) -> Levels:
-    """The sets of axes along which a gradient's cotangents vary; by the squares of what comes of each."""
+def _most_and_least(law: Law, ours: Sequence[int], most: int) -> tuple[list[int], list[int]]:
+    """The cotangents that stay, beside one for each level of the others; all are others while traced."""
+    if is_traced(law.nodes):
+        return [], list(ours)
+    squares = {i: mean_square(law, average(law, [k for k in ours if k != i])) for i in ours}
+    order = sorted(ours, key=lambda i: -squares[i])
+    levels = [len({Level.of(law.roots[i]) for i in order[count:]}) for count in range(most + 1)]
+    count = max((k for k, others in enumerate(levels) if k + others <= most), default=0)
+    return sorted(order[:count]), sorted(order[count:])
+
+
+def _levels_of_cotangents(law: Law) -> Levels:
+    """How a gradient's cotangents vary; by the squares of what comes of each."""
+    ours = [i for i, r in enumerate(law.roots) if r.kind == COTANGENT]
     found = {Level.of(law.roots[i]) for i in ours}
     if len(found) <= MOST or is_traced(law.nodes):
         return limited(found)

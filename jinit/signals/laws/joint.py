@@ -8,6 +8,7 @@ import math
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
+from jinit.signals.laws import places
 from jinit.signals.laws.as_laws import as_law
 from jinit.signals.laws.elementwise import on_nodes
 from jinit.signals.laws.images import Images
@@ -155,7 +156,8 @@ def again(eqn: Any, makers: Makers, ins: Sequence[Value], at: Hashable) -> list[
             env |= dict(zip(making.outs, outs, strict=False))
         return outs
 
-    return pointwise(run, list(laws.values()), [v.aval for v in eqn.outvars], at)
+    found = pointwise(run, list(laws.values()), [v.aval for v in eqn.outvars], at)
+    return [places.known_as_normal(x) for x in found]
 
 
 def _law(value: Value, name: Hashable) -> Any:

@@ -122,7 +122,7 @@ def to_the_largest(
         out, variance = on_grid(lambda *nodes: nodes, [out, variance], [aval, aval])
         spread = variance.nodes
     out = plus_normal(dataclasses.replace(out, fixed_sums=frozenset()), spread, root, 2)
-    return fewer_cotangents(out, (name, "fewer")) if out.is_linear else out
+    return fewer_cotangents(out, (name, "fewer"), 0) if out.is_linear else out
 
 
 def _random(law: Law) -> set[Root]:

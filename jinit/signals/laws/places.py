@@ -11,7 +11,7 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.classes import by_paths, is_finer, joint_of
-from jinit.signals.laws.law import Law, first_along, square_root, without
+from jinit.signals.laws.law import Law, average, first_along, normal_nodes, square_root, without
 from jinit.signals.laws.roots import DEVIATION, MASK, PLACE, SIGNAL, Places, Root
 from jinit.signals.laws.runs import Run, runs_of
 
@@ -62,6 +62,19 @@ def at(x: Array, law: Law, roots: Sequence[Root]) -> Array:
     rest = [i for i in range(len(law.roots)) if i not in order]
     sizes = [x.shape[law.roots.index(r)] if r in law.roots else 1 for r in roots]
     return xp.transpose(x, [*order, *rest]).reshape(sizes)
+
+
+def known_as_normal(law: Law) -> Law:
+    """`law`, known to be a constant plus a normal for each root, at each place, if its nodes are that."""
+    random, known = others(law), np.issubdtype(law.dtype, np.floating) and not is_traced(law.nodes)
+    signals = all(law.roots[i].kind == SIGNAL and not law.roots[i].average for i in random)
+    if law.is_normal or not random or not known or not signals:
+        return law
+    left = law.nodes - average(law, random)
+    for z in (normal_nodes(law, i) for i in random):
+        left = left if z is None else left - average(law, random, left * z) * z
+    affine = np.max(np.abs(left)) <= NOTHING * np.max(np.abs(law.nodes))
+    return dataclasses.replace(law, is_normal=True) if affine else law
 
 
 def as_signal(root: Root) -> Root:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jinit._typing import Array
@@ -25,7 +26,7 @@ from jinit.signals.laws.averages import comes_back, returned, without_deviations
 from jinit.signals.laws.coarse import as_coarse, coarser, grid_if_coarser
 from jinit.signals.laws.gradients import by_cotangent
 from jinit.signals.laws.grids import grid_of, on_grid, union
-from jinit.signals.laws.law import Law, node_dtype
+from jinit.signals.laws.law import Law, average, node_dtype, without
 from jinit.signals.laws.levels import Levels, levels_of
 from jinit.signals.laws.pairing import paired
 from jinit.signals.laws.positions import refined
@@ -37,7 +38,7 @@ from jinit.signals.laws.smoothing import beside_averages
 LIMIT = 2**18
 # The largest grid of a signal to work on further.
 TIDY = 2**16
-MOST_COTANGENTS = 6
+MOST_COTANGENTS = 8
 # The largest grid of a layer's output: as many cotangents on two nodes each meet it in the backward pass.
 LAYER = LIMIT // 2**4
 # Nodes for each level of a signal that meets much else.
@@ -111,14 +112,22 @@ def narrowed(law: Law) -> Law:
 
 
 def _alone(law: Law) -> Law:
-    """A gradient by its moments alone, named after the variable that it is."""
-    return canonical(law, levels_of(law), (law.variable, "alone")) if law.is_linear else law
+    """A gradient's cotangents, times what they are multiplied by on average, and the rest by its moments."""
+    signals = [i for i in places.others(law) if law.roots[i].kind != COTANGENT]
+    if not law.is_linear or not signals:
+        return law
+    mean = average(law, signals)
+    rest = dataclasses.replace(law, nodes=law.nodes - mean)
+    rest = canonical(rest, levels_of(rest), (law.variable, "alone"))
+    both = refined([without(law, signals, mean), rest])
+    (found,) = on_grid(lambda x, y: [x + y], both, [jax.ShapeDtypeStruct(law.shape, law.dtype)])
+    return found
 
 
 def _tidied(law: Law, name: Hashable) -> Law:
     """A signal made of many roots, on one for each level, before it meets more."""
     if sum(r.kind == COTANGENT for r in law.roots) > MOST_COTANGENTS:
-        return fewer_cotangents(law, name)
+        return fewer_cotangents(law, name, MOST_COTANGENTS)
     levels = levels_of(law)
     many = grid_of([law]) > TIDY and len(places.others(law)) > len(levels) and not _has_mask(law)
     if not many or law.is_linear or not jnp.issubdtype(law.nodes.dtype, jnp.floating):

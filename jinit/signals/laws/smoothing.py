@@ -30,7 +30,7 @@ from jinit.signals.laws.runs import Reach, kernel_of, runs_of, sums_of
 # Of the largest node: what is linear in a normal variable differs by less from a straight line.
 NEAR = 1e-4
 # Nodes for what is left of an entry, at most.
-REST = 24
+REST = 16
 
 
 @dataclasses.dataclass(frozen=True)
