@@ -25,6 +25,7 @@ from jinit.signals.laws.moving import relabelled
 from jinit.signals.laws.padding import padded
 from jinit.signals.laws.pointwise import cast, pointwise
 from jinit.signals.laws.roots import COTANGENT, PLACE, Root
+from jinit.signals.laws.runs import plain
 from jinit.signals.laws.totals import total
 
 Rule = Callable[[Any, list[Law], Hashable], list[Law]]
@@ -140,7 +141,8 @@ def _at_entries(law: Law, windows: dict[int, np.ndarray], shape: tuple[int, ...]
     """The law of windows, by place of an entry: that of the middle one of those which have it."""
     along = places.axes_of(law) & windows.keys()
     seen = {i: [np.nonzero((windows[i] == k).any(axis=1))[0] for k in range(shape[i])] for i in along}
-    return places.picked(law, {i: _middles(x) for i, x in seen.items()})
+    roots = tuple(dataclasses.replace(r, runs=plain(r.runs)) for r in law.roots)  # of windows, not of entries
+    return places.picked(dataclasses.replace(law, roots=roots), {i: _middles(x) for i, x in seen.items()})
 
 
 def _middles(rows: Iterable[np.ndarray]) -> np.ndarray:

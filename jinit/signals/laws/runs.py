@@ -188,6 +188,23 @@ def picked(run: float, order: tuple[int, ...]) -> float:
     return _of_matrix(_correlations(run, size)[at[:, None], at])
 
 
+def slid(run: float, entries: np.ndarray) -> float:
+    """The run of sums over windows at independent weights: `entries` are `[place, tap]`, -1 of padding."""
+    known = run > 1 and len(entries) <= MOST and not isinstance(run, Run)
+    return _slid(run, tuple(map(tuple, entries.tolist()))) if known else run
+
+
+@functools.lru_cache(maxsize=256)
+def _slid(run: float, entries: tuple[tuple[int, ...], ...]) -> float:
+    taps = np.asarray(entries).T
+    size = int(taps.max(initial=0)) + 1
+    if size > MOST:
+        return run
+    both = np.pad(_correlations(run, size), (0, 1))  # what padding is has nothing in common with anything
+    between = np.mean([both[at[:, None], at] for at in taps], axis=0)
+    return float(np.sum(between) / np.trace(between))
+
+
 @functools.lru_cache(maxsize=256)
 def _within(run: Run, size: int) -> float:
     """The run within pieces of this size, on average over the pieces."""

@@ -22,7 +22,7 @@ from jinit.signals.laws.masked import Masked
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.parts import add_to, spread_by_reach
 from jinit.signals.laws.roots import COTANGENT, PLACE, Root
-from jinit.signals.laws.runs import Reach, Run, together
+from jinit.signals.laws.runs import Reach, Run, runs_of, slid, together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +106,7 @@ class Spreads:
             reach = whole.along(frozenset(range(len(how.shape))) & real)
             if self.weight is not None and not owns[self.weight].axes:
                 reach = Reach(real)
+            reach = self._slid(reach)
             value = folds.summed(value, summed - both.axes, known)
             value = value * xp.asarray(varies * terms, value.dtype)
             if self.masked is not None and covariance is not None:
@@ -120,6 +121,12 @@ class Spreads:
             if common < 1:
                 own = together([reach, Reach(frozenset(place for place, _ in at.values()) & real)])
                 add_to(self.variances, own, value * xp.asarray(1 - common, value.dtype))
+
+    def _slid(self, reach: Reach) -> Reach:
+        """The reach of sums over windows that slide, of which places near a border share fewer terms."""
+        at = {self.how.shared[k][0]: entries for k, entries in self.how.entries.items()}
+        runs = {k: slid(b, at[k]) if k in at else b for k, b in reach.runs}
+        return dataclasses.replace(reach, runs=runs_of(runs)) if at and reach.runs else reach
 
     def _share_varying(self, parts: Sequence[Part], owns: tuple[Reach, Reach], both: Reach) -> float:
         """What is the same for all terms meets a sum that does not vary, but for what padding leaves out."""
