@@ -129,6 +129,32 @@ class Patches(nn.Module):
         return nn.Dense(32)(nn.LayerNorm()(x).mean(1))
 
 
+class MetaFormer(nn.Module):
+    """Attention in windows of 4 × 4, shifted in every other block, or an average around each place."""
+
+    windows: bool
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        """Two blocks of 128 channels, and the mean over places."""
+        x = nn.Dense(128)(x)
+        for block in range(2):
+            h = nn.LayerNorm()(x)
+            x = x + (
+                self.attention(h, 2 * block) if self.windows else nn.avg_pool(h, (3, 3), padding="SAME") - h
+            )
+            x = x + nn.Dense(128)(nn.gelu(nn.Dense(256)(nn.LayerNorm()(x))))
+        return nn.Dense(64)(nn.LayerNorm()(x).mean((1, 2)))
+
+    def attention(self, x: Any, shift: int) -> Any:
+        """Attention within windows, and everything back at its place."""
+        batch, height, width, channels = x.shape
+        grid = (batch, height // 4, 4, width // 4, 4, channels)
+        x = jnp.roll(x, (-shift, -shift), (1, 2)).reshape(grid).swapaxes(2, 3).reshape(-1, 16, channels)
+        x = nn.MultiHeadDotProductAttention(4)(x).reshape(batch, height // 4, width // 4, 4, 4, channels)
+        return jnp.roll(x.swapaxes(2, 3).reshape(batch, height, width, channels), (shift, shift), (1, 2))
+
+
 def normal(*shape: int) -> jax.Array:
     """A standard normal input."""
     return jnp.asarray(np.random.default_rng(7).normal(size=shape), jnp.float32)
@@ -192,6 +218,12 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "linen: causal language model, two blocks, 32 tokens, width 128": lambda: linen(
         nn.Sequential([nn.Embed(512, 128), Block(True), Block(True), nn.LayerNorm(), nn.Dense(64)]),
         jnp.asarray(np.random.default_rng(0).integers(0, 512, (4, 32)), jnp.int32),
+    ),
+    "linen: attention in shifted windows (Swin), two blocks, 8 × 8, 128 channels": lambda: linen(
+        MetaFormer(windows=True), normal(4, 8, 8, 128)
+    ),
+    "linen: PoolFormer, two blocks, zero padding, 8 × 8, 128 channels": lambda: linen(
+        MetaFormer(windows=False), normal(4, 8, 8, 128)
     ),
 }
 

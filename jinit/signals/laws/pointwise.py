@@ -60,7 +60,7 @@ def pointwise(
     """
     shape = outs[0].shape
     laws = [returned(x, shape) if comes_back(x, laws, shape) else x for x in laws]
-    laws = refined(as_coarse(beside_averages(without_deviations(laws))))
+    laws = refined(as_coarse(beside_averages(without_deviations(laws), _fits)))
     if any(map(_has_mask, laws)) and grid_of(laws, placed=True) > TIDY:
         laws = [narrowed(x) for x in laws]
     exact = _exact(kind, laws)
@@ -69,7 +69,7 @@ def pointwise(
         levels, at = levels_of(*laws), places.weights_of(laws)
         return [normal_sum(exact(levels, tuple(at)), levels, laws, shape, outs[0].dtype, name, at)]
     linear = any(x.is_linear for x in laws)
-    laws = _on_few_nodes(laws, LIMIT if linear else TIDY)
+    laws = _on_few_nodes(laws, LIMIT if linear or (exact and normals) else TIDY)
     if linear and grid_of(laws) > LIMIT:
         laws = _on_few_nodes([_alone(x) for x in laws], LIMIT)
     if grid_of(laws) <= LIMIT:
@@ -88,6 +88,12 @@ def pointwise(
         if jnp.issubdtype(r.nodes.dtype, jnp.floating) else r
         for i, r in enumerate(results)
     ]  # fmt: skip
+
+
+def _fits(laws: Sequence[Law]) -> bool:
+    """Whether the grid of the laws, be it a coarser one, is small enough to work on further."""
+    laws = as_coarse(laws)
+    return min(grid_of(laws), grid_if_coarser(laws)) <= TIDY
 
 
 def _on_few_nodes(laws: Sequence[Law], few: int) -> Sequence[Law]:

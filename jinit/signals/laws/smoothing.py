@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
+from jinit.signals.laws.coarse import TAG
 from jinit.signals.laws.kernels import is_told_apart
 from jinit.signals.laws.law import Law, average, normal_nodes, rule
 from jinit.signals.laws.levels import Level
@@ -103,22 +104,38 @@ def _slope(law: Law, i: int) -> float:
     return math.copysign(math.sqrt(float(np.mean(slopes**2))), float(np.sum(slopes)))
 
 
-def beside_averages(laws: Sequence[Law]) -> list[Law]:
-    """The laws, entries as what they share with a sum around them and the rest, where they meet that sum."""
+def beside_averages(laws: Sequence[Law], fits: Callable[[Sequence[Law]], bool]) -> list[Law]:
+    """The laws, entries as what they share with a sum around them and the rest, where they meet that sum.
+
+    But for what takes grids that do not fit: there entries and sums count as independent, from then on.
+    """
     sums = {
         r: w for law in laws for r, w in zip(law.roots, law.weights, strict=True) if r.smoothed is not None
     }
     for root, weights in sums.items():
-        laws = [_parted(law, root, weights) for law in laws]
+        if any(root in law.roots and _source_in(law, root) is not None for law in laws):
+            continue
+        parted = [_parted(law, root, weights) for law in laws]
+        laws = parted if _is_known(laws, root.smoothed.rest) or fits(parted) else laws
     return list(laws)
+
+
+def _is_known(laws: Sequence[Law], root: Root) -> bool:
+    """Whether a law was parted before, be it on fewer nodes since."""
+    names = {root.name, (TAG, root.name)}
+    return any(r.name in names for law in laws for r in law.roots)
+
+
+def _source_in(law: Law, root: Root) -> int | None:
+    """Where the root of entries stands that a sum is one of."""
+    of = (root.smoothed.source.name, root.smoothed.source.axes)
+    return next((i for i, r in enumerate(law.roots) if (r.name, r.axes) == of), None)
 
 
 def _parted(law: Law, root: Root, weights: Array) -> Law:
     """A law, linear in the root of entries, in that of their sum and of the rest instead."""
-    known = root.smoothed
-    found = (i for i, r in enumerate(law.roots) if (r.name, r.axes) == (known.source.name, known.source.axes))
-    i = next(found, None)
-    if i is None or root in law.roots or is_traced(law.nodes) or (z := normal_nodes(law, i)) is None:
+    known, i = root.smoothed, _source_in(law, root)
+    if i is None or is_traced(law.nodes) or (z := normal_nodes(law, i)) is None:
         return law
     mean, slope = average(law, [i]), average(law, [i], law.nodes * z)
     if np.max(np.abs(law.nodes - mean - slope * z)) > NEAR * np.max(np.abs(law.nodes)):

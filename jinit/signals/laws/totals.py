@@ -29,7 +29,7 @@ from jinit.signals.laws.smoothing import smoothed
 # The square of a remainder's deviation over its mean up to which few nodes are enough.
 SMALL = 0.1
 # Nodes for each level of what is left of sums over windows, by the number of levels.
-KEPT = {1: (64,), 2: (16, 48), 3: (6, 12, 32), 4: (4, 6, 6, 24)}
+KEPT = {1: (64,), 2: (16, 48), 3: (4, 8, 16), 4: (4, 4, 6, 12)}
 
 
 class _Part(NamedTuple):
