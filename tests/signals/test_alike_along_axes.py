@@ -157,3 +157,33 @@ def test_a_mean_that_is_broadcast_before_a_layer():
     np.testing.assert_allclose(found["b"].input.second_moment, 1 / count, rtol=1e-4)
     both = [r for k, r in found.items() if k not in "ab"]
     np.testing.assert_allclose(both[0].input.second_moment, (1 + 1 / count) / 2, rtol=1e-4)
+
+
+def test_an_average_of_what_differs_along_rows_and_of_what_does_along_columns():
+    """Neither differs along all axes of an image."""
+
+    def apply(p: Any, x: Any) -> Any:
+        rows, columns = (x.mean(k, keepdims=True) @ p[name] for k, name in ((2, "a"), (1, "b")))
+        return pool(jnp.broadcast_to(rows, x.shape) + columns) @ p["c"]
+
+    found = predicted(apply, *"abc")
+    band = (abs(np.subtract.outer(np.arange(SIZE), np.arange(SIZE))) < 2) / 3
+    counts = band.sum(1) ** 2  # windows of zeros beyond a border
+    expected = 2 / SIZE * np.mean(counts) * np.trace(band @ band.T) / SIZE
+    # Windows of a pooling count as those in the middle of their class.
+    np.testing.assert_allclose(found["c"].input.second_moment, expected, rtol=0.05)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_pieces_among_zeros_and_among_others(value: float):
+    """Two pieces among zeros, side by side, are an array; among other numbers something is added."""
+
+    def apply(p: Any, x: Any) -> Any:
+        x = x @ p["a"]
+        one, other = jax.lax.slice_in_dim(x, 0, 6, axis=1), jax.lax.slice_in_dim(x, 6, 8, axis=1)
+        zero, none = jnp.asarray(value, x.dtype), (0, 0, 0)
+        one = jax.lax.pad(one, zero, [none, (2, 0, 0), none, none])
+        return (one + jax.lax.pad(other, zero, [none, (0, 6, 0), none, none])) @ p["b"]
+
+    found = predicted(apply, "a", "b")
+    np.testing.assert_allclose(found["b"].input.second_moment, 1 + value**2, rtol=1e-3)

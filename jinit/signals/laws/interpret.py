@@ -80,7 +80,7 @@ class Interpreter:
             if of_entries:
                 self.makers.note(eqn, ins, outs)
             elif kind in ("slice", "split", "pad") and isinstance(ins[0], Law):
-                self.makers.pieces.note(eqn, ins[0], [x for x in outs if isinstance(x, Law)])
+                self.makers.pieces.note(eqn, ins, [x for x in outs if isinstance(x, Law)])
         return [read(v) for v in jaxpr.outvars]
 
     def inner(self, jaxpr: Any, args: Sequence[Value], at: tuple[int, ...]) -> list[Any]:

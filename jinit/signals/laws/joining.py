@@ -18,6 +18,7 @@ from jinit.signals.laws.moving import rearranged
 from jinit.signals.laws.pieces import side_by_side
 from jinit.signals.laws.roots import PLACE, Root
 from jinit.signals.laws.runs import picked, runs_of
+from jinit.signals.laws.values import Held
 
 # In the order of a piece: no entry of the array.
 NONE = -1
@@ -105,13 +106,15 @@ class Pieces:
 
     known: dict[Hashable, Piece] = dataclasses.field(default_factory=dict)
 
-    def note(self, eqn: Any, law: Law, outs: Sequence[Law]) -> None:
+    def note(self, eqn: Any, ins: Sequence[Any], outs: Sequence[Law]) -> None:
         """Remember what was cut from an array, or one of those that was padded with zeros."""
-        p, kind = eqn.params, eqn.primitive.name
+        p, kind, law = eqn.params, eqn.primitive.name, ins[0]
         if is_traced(law.nodes):
             return
         if kind == "pad":
-            self._note_padded(p["padding_config"], law, outs[0])
+            zero = isinstance(ins[1], Held) and not is_traced(ins[1].array) and not np.any(ins[1].array)
+            if zero:
+                self._note_padded(p["padding_config"], law, outs[0])
         elif kind == "split":
             starts = np.cumsum([0, *p["sizes"][:-1]])
             for start, out in zip(starts, outs, strict=True):

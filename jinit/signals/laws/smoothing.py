@@ -65,10 +65,11 @@ def smoothed(
       name: of their root.
     """
     told = all(m.rows == m.columns and is_told_apart(m.rows) for m in windows.values())
-    if not windows or not told or is_traced(law.nodes) or is_traced(variance):
+    known = not is_traced(law.nodes) and not is_traced(variance) and not np.iscomplexobj(law.nodes)
+    if not windows or not told or not known:
         return None
-    known = [i for i in places.others(law) if Level.of(law.roots[i]) == level]
-    slope, i = max(((_slope(law, i), i) for i in known), key=lambda pair: abs(pair[0]), default=(0.0, 0))
+    here = [i for i in places.others(law) if Level.of(law.roots[i]) == level]
+    slope, i = max(((_slope(law, i), i) for i in here), key=lambda pair: abs(pair[0]), default=(0.0, 0))
     own = slope**2
     along = level.axes & frozenset(windows)
     square = float(np.mean(variance))

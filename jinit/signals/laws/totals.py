@@ -109,13 +109,14 @@ def _kept(mean: Law, parts: Sequence[_Part], law: Law, windows: Mapping[int, Mix
     out = dataclasses.replace(mean, is_normal=normal)
     levels = limited({Level.of(part.entries) for part in parts})
     kind = COTANGENT if law.is_linear else SIGNAL
-    for k, level in enumerate(levels):
-        members = [(p.sums, p.variance) for p in parts if level_of(p.entries, levels) == k]
+    members_of = [[p[1:] for p in parts if level_of(p.entries, levels) == k] for k in range(len(levels))]
+    some = [pair for pair in zip(levels, members_of, strict=True) if pair[1]]
+    for k, (level, members) in enumerate(some):
         variance = functools.reduce(operator.add, (v for _, v in members))
         reach = summed_reach(members, level.axes & real, mean.shape).along(real)
         known = smoothed(law, windows, level, reach, variance, (name, k))
         root = Root((name, k), reach.axes, kind, runs=reach.runs, fixed=reach.fixed, smoothed=known)
-        out = plus_normal(out, variance.reshape(variance.shape + (1,) * k), root, KEPT[len(levels)][k])
+        out = plus_normal(out, variance.reshape(variance.shape + (1,) * k), root, KEPT[len(some)][k])
     return out
 
 
