@@ -190,7 +190,7 @@ def picked(run: float, order: tuple[int, ...]) -> float:
 
 def slid(run: float, entries: np.ndarray) -> float:
     """The run of sums over windows at independent weights: `entries` are `[place, tap]`, -1 of padding."""
-    known = run > 1 and len(entries) <= MOST and not isinstance(run, Run)
+    known = run >= 2 and len(entries) <= MOST and not isinstance(run, Run)
     return _slid(run, tuple(map(tuple, entries.tolist()))) if known else run
 
 
