@@ -1,4 +1,4 @@
-"""Laws on fewer roots: brought to a standard form, one root for each set of axes."""
+"""Laws on fewer roots: brought to a standard form, one root for each level."""
 
 from __future__ import annotations
 
@@ -191,8 +191,7 @@ def _most_and_least(law: Law, ours: Sequence[int], most: int) -> tuple[list[int]
     """The cotangents that stay, beside one for each level of the others; all are others while traced."""
     if is_traced(law.nodes):
         return [], list(ours)
-    squares = {i: mean_square(law, average(law, [k for k in ours if k != i])) for i in ours}
-    order = sorted(ours, key=lambda i: -squares[i])
+    order = sorted(ours, key=lambda i: -_square_of(law, i, ours))
     levels = [len({Level.of(law.roots[i]) for i in order[count:]}) for count in range(most + 1)]
     count = max((k for k, others in enumerate(levels) if k + others <= most), default=0)
     return sorted(order[:count]), sorted(order[count:])
@@ -206,9 +205,13 @@ def _levels_of_cotangents(law: Law) -> Levels:
         return limited(found)
     sums = dict.fromkeys(found, 0.0)
     for i in ours:
-        alone = average(law, [k for k in ours if k != i])
-        sums[Level.of(law.roots[i])] += mean_square(law, alone)
+        sums[Level.of(law.roots[i])] += _square_of(law, i, ours)
     return limited(found, importance=weighed(sums, law.shape))
+
+
+def _square_of(law: Law, i: int, ours: Sequence[int]) -> float:
+    """The mean square of what comes of one of these cotangents."""
+    return mean_square(law, average(law, [k for k in ours if k != i]))
 
 
 def sum_of_gradients(

@@ -142,7 +142,7 @@ def normal_sum_of(
     most: int = MOST,
     slides: Windowed | None = None,
 ) -> Law:
-    """`mean` plus a normal for each set of axes; that of all axes is of windows that slide, if any is."""
+    """`mean` plus a normal for each level; that of all axes is of windows that slide, if any is."""
     spreads = _without_nothing(spreads)
     levels = levels_by_variance(spreads, mean.shape, common=common, most=most)
     mean = dataclasses.replace(mean, is_normal=not places.others(mean))

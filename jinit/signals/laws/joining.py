@@ -88,7 +88,7 @@ class Piece:
     """Entries of an array along one axis, among zeros.
 
     Attributes:
-      law: of the piece.
+      law: of the piece, kept so that its nodes, by which it is found, are no others.
       source: of the array.
       axis: along which it was cut.
       order: which entry stands where, or `NONE`.

@@ -139,9 +139,11 @@ def reshaped(law: Law, shape: Sequence[int]) -> Law:
 
 def _with_runs_split(root: Root, groups: Sequence[tuple[list[int], list[int]]], shape: Sequence[int]) -> Root:
     """A root of axes that were split or merged, which does not vary along those that are one run now."""
+    if not root.runs:
+        return root
     runs = split_runs(root.runs, groups, shape)
     same = frozenset(k for k, run in runs if not isinstance(run, Run) and run >= shape[k])
-    return dataclasses.replace(root, runs=runs).along(root.axes - same) if root.runs else root
+    return dataclasses.replace(root, runs=runs).along(root.axes - same)
 
 
 def _tagged(name: Hashable, tag: str) -> bool:

@@ -39,7 +39,8 @@ LIMIT = 2**18
 # The largest grid of a signal to work on further.
 TIDY = 2**16
 MOST_COTANGENTS = 8
-# The largest grid of a layer's output: as many cotangents on two nodes each meet it in the backward pass.
+# The largest grid of a layer's output: mostly up to four cotangents, on two nodes each, meet it in the
+# backward pass.
 LAYER = LIMIT // 2**4
 # Nodes for each level of a signal that meets much else.
 NARROW = {0: (), 1: (128,), 2: (12, 32), 3: (4, 4, 24), 4: (2, 4, 4, 12)}

@@ -124,9 +124,11 @@ class Spreads:
 
     def _slid(self, reach: Reach) -> Reach:
         """The reach of sums over windows that slide, of which places near a border share fewer terms."""
+        if not reach.runs or not self.how.entries:
+            return reach
         at = {self.how.shared[k][0]: entries for k, entries in self.how.entries.items()}
         runs = {k: slid(b, at[k]) if k in at else b for k, b in reach.runs}
-        return dataclasses.replace(reach, runs=runs_of(runs)) if at and reach.runs else reach
+        return dataclasses.replace(reach, runs=runs_of(runs))
 
     def _share_varying(self, parts: Sequence[Part], owns: tuple[Reach, Reach], both: Reach) -> float:
         """What is the same for all terms meets a sum that does not vary, but for what padding leaves out."""
