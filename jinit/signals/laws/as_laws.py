@@ -34,7 +34,7 @@ from jinit.signals.laws.levels import Level, limited
 from jinit.signals.laws.masks import is_even, is_masked, middles, of_mask, of_masked
 from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import Root
-from jinit.signals.laws.values import INPUTS, PARAMS, PICKED, Each, Held, Stacked, Unknown, Value
+from jinit.signals.laws.values import PARAMS, Each, Held, Stacked, Unknown, Value
 
 STEPS = 32  # of a loop, when its steps come together in one law
 
@@ -65,10 +65,10 @@ def as_law(value: Value, name: Hashable) -> Law | Unknown:
         return _on_roots(
             value, nodes, (xp.full(size, 1 / size, jnp.float32),), (Root(name, frozenset(varying)),)
         )
+    if (law := numbers_of(value)) is not None:
+        return law
     if len(varying) > 1:
         return _of_rows(value, varying, name)
-    if value.source <= {INPUTS, PICKED} and (law := numbers_of(value)) is not None:
-        return law
     nodes, weights = _quantiles(
         x.reshape(-1).astype(node_dtype(dtype)), 8 if value.source == {PARAMS} else 64
     )

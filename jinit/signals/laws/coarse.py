@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.law import Law, average, normal_nodes, squared
 from jinit.signals.laws.quadrature import gaussian
@@ -91,12 +92,17 @@ def _on_fewer(law: Law, i: int) -> Law:
     )
     if not continuous:
         return few
-    (mean, wanted), (found, has) = _moments_along(law, i), _moments_along(few, i)
+    return _with_moments(_with_moments(few, law, [i]), law, places.others(law))
+
+
+def _with_moments(few: Law, law: Law, over: Sequence[int]) -> Law:
+    """A coarser law, of the mean and variance of this one over roots at these positions, if they are near."""
+    (mean, wanted), (found, has) = _moments_over(law, over), _moments_over(few, over)
     scale = np.sqrt(wanted / np.maximum(has, np.finfo(has.dtype).tiny))
     fits = (abs(scale - 1) < MORE) & (abs(mean - found) < MORE * np.sqrt(wanted))
     return dataclasses.replace(few, nodes=np.where(fits, mean + (few.nodes - found) * scale, few.nodes))
 
 
-def _moments_along(law: Law, i: int) -> tuple[Any, Any]:
-    mean = average(law, [i])
-    return mean, average(law, [i], squared(law.nodes - mean))
+def _moments_over(law: Law, over: Sequence[int]) -> tuple[Any, Any]:
+    mean = average(law, over)
+    return mean, average(law, over, squared(law.nodes - mean))

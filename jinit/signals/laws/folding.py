@@ -133,7 +133,9 @@ def folds_of(
             sizes = [_sizes(law, r, masked.sums.columns) for law, r in zip(whole, ours, strict=True)]
             folds.append(_of_mask((ours[0], ours[1]), masked, roots, sizes[0] * sizes[1]))
         elif k in how.entries:
-            folds.append(_of_window(k, (ours[0], ours[1]), how))
+            axis, most = how.shared[k][0], places.MOST.get(len(how.entries), 2)
+            if how.shape[axis] > 1 or ours[0] is not None or ours[1] is not None:
+                folds.append(of_window(k, (ours[0], ours[1]), how.entries[k], axis, most))
         elif any(r is not None for r in ours):
             size = next(len(r.places.of) for r in ours if r is not None and r.places)
             matrix = _terms(np.arange(size)[None], ours[0], ours[1])
@@ -160,18 +162,20 @@ def meeting_places(before: Law, after: Law, side: int, how: Contraction) -> Law:
     return dataclasses.replace(after, roots=tuple(roots))
 
 
-def _of_window(index: int, ours: tuple[Root | None, Root | None], how: Contraction) -> Fold | None:
-    """Places along an axis that a window slides along: those alike in the number of paths as one."""
-    entries = how.entries[index]
-    axis, _ = how.shared[index]
-    known = any(r is not None for r in ours)
+def of_window(
+    index: int, ours: tuple[Root | None, Root | None], entries: np.ndarray, axis: int, most: int
+) -> Fold | None:
+    """Places along an axis that a window slides along: those alike in the number of paths as one.
+
+    `entries`: which each window has, `[place, tap]`; `axis`: of the result; `most`: classes of its places.
+    """
     number = (entries >= 0).sum(axis=1)
-    if not known and (how.shape[axis] < 2 or (number == number[0]).all()):
+    if not any(r is not None for r in ours) and (number == number[0]).all():
         return None
     terms = _terms(entries, *ours)
     a, b = (np.asarray(r.places.paths if r is not None and r.places else ((1.0,),)) for r in ours)
     paths = np.concatenate([np.einsum("oab,an->on", terms, a), np.einsum("oab,bn->on", terms, b)], axis=1)
-    found = by_paths(paths, places.MOST.get(len(how.entries), 2))
+    found = by_paths(paths, most)
     of = np.asarray(found.of)
     matrix = np.stack([terms[of == k].mean(axis=0) for k in range(len(found.paths))])
     if len(found.paths) == 1:

@@ -14,7 +14,7 @@ from jinit.signals.laws.kernels import Kernel, is_told_apart
 from jinit.signals.laws.law import Axes, Law, all_axes, constant, node_dtype, plus_normal
 from jinit.signals.laws.positions import with_covariances
 from jinit.signals.laws.roots import PLACE, Places, Root
-from jinit.signals.laws.values import PICKED, Held
+from jinit.signals.laws.values import INPUTS, PICKED, Held
 
 
 def rows_of(value: Held, free: Axes, name: Hashable) -> Law | None:
@@ -46,13 +46,23 @@ def _at(law: Law, axis: int, found: Places) -> Law:
 
 
 def numbers_of(value: Held) -> Law | None:
-    """Numbers along one axis that come again, by where they stand, as of nodes of a graph; or none."""
-    if is_traced(value.array):
+    """Numbers that come again along their axes, by where they stand, as of nodes of a graph; or none.
+
+    Of more than one axis those that stand in the program, such as how many entries the windows of a pooling
+    have, and are the same in all but a few rows.
+    """
+    varying = [i for i, n in enumerate(value.array.shape) if n > 1]
+    fixed = value.source <= {INPUTS, PICKED} if len(varying) == 1 else not value.source
+    if is_traced(value.array) or not fixed:
         return None
-    kinds, of = np.unique(np.asarray(value.array, np.float64).reshape(-1), return_inverse=True)
-    if 2 * kinds.size > of.size or kinds.size > places.MOST[1]:
-        return None
-    found = Places(tuple(of.reshape(-1).tolist()), tuple((float(k + 1),) for k in range(kinds.size)))
-    root = Root(PLACE, all_axes(value.array.shape), PLACE, places=found)
-    nodes = xp.asarray(kinds, node_dtype(value.dtype))
-    return Law(nodes, (found.weights(),), (root,), value.shape, value.dtype)
+    x, found = np.asarray(value.array, np.float64), {}
+    for i in varying:
+        _, first, of = np.unique(x, axis=i, return_index=True, return_inverse=True)
+        if 2 * first.size > of.size or first.size > places.MOST.get(len(varying), 2):
+            return None
+        found[i] = Places(tuple(of.reshape(-1).tolist()), tuple((float(k + 1),) for k in range(first.size)))
+        x = np.take(x, first, axis=i)
+    roots = tuple(Root(PLACE, frozenset([i]), PLACE, places=of) for i, of in found.items())
+    nodes = xp.asarray(x.reshape([len(of.paths) for of in found.values()]), node_dtype(value.dtype))
+    weights = tuple(of.weights() for of in found.values())
+    return Law(nodes, weights, roots, value.shape, value.dtype)

@@ -32,6 +32,8 @@ from jinit.signals.laws.roots import PLACE, Root
 from jinit.signals.laws.runs import Axes, Reach, copies_in, plain, together
 from jinit.signals.laws.terms import Terms
 
+# Of the largest slope: what is smaller makes no difference to sums over many places.
+SMALL = 1e-3
 # By operand and what `_slopes` takes: the same for all sums that one meets.
 Slopes = dict[tuple[int, tuple[int, ...], tuple[int, ...], float], dict[Reach, Any]]
 
@@ -142,7 +144,7 @@ def _slopes(
         rest, nodes=nodes, weights=(*rest.weights, even), roots=(*rest.roots, which), fixed_sums=frozenset()
     )
     found: dict[Reach, Array] = {}
-    for reach, x in parts_by_reach(stacked, places.others(rest)):
+    for reach, x in parts_by_reach(stacked, places.others(rest), SMALL):
         reach = reach or Reach()
         add_to(found, dataclasses.replace(reach, runs=plain(reach.runs)), _products(rest, x))
     return found

@@ -8,14 +8,17 @@ import math
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from jinit.signals.laws import places
+from jinit.signals.laws.arrays import is_traced
 from jinit.signals.laws.as_laws import as_law
 from jinit.signals.laws.elementwise import on_nodes
 from jinit.signals.laws.images import Images
 from jinit.signals.laws.joining import Pieces
-from jinit.signals.laws.law import Law
+from jinit.signals.laws.law import Law, average, normal_nodes
 from jinit.signals.laws.pointwise import pointwise
-from jinit.signals.laws.roots import COTANGENT, MASK, PLACE
+from jinit.signals.laws.roots import COTANGENT, MASK, PLACE, SIGNAL
 from jinit.signals.laws.values import Held, Value
 
 # Equations done again at most, for one more.
@@ -157,7 +160,7 @@ def again(eqn: Any, makers: Makers, ins: Sequence[Value], at: Hashable) -> list[
         return outs
 
     found = pointwise(run, list(laws.values()), [v.aval for v in eqn.outvars], at)
-    return [places.known_as_normal(x) for x in found]
+    return [_known_as_normal(x) for x in found]
 
 
 def _law(value: Value, name: Hashable) -> Any:
@@ -172,3 +175,16 @@ def _is_small(laws: Iterable[Law]) -> bool:
 
 def _is_masked(law: Law) -> bool:
     return any(r.kind == MASK for r in law.roots)
+
+
+def _known_as_normal(law: Law) -> Law:
+    """`law`, known to be a constant plus a normal for each root, at each place, if its nodes are that."""
+    random, known = places.others(law), np.issubdtype(law.dtype, np.floating) and not is_traced(law.nodes)
+    signals = all(law.roots[i].kind == SIGNAL and not law.roots[i].average for i in random)
+    if law.is_normal or not random or not known or not signals:
+        return law
+    left = law.nodes - average(law, random)
+    for z in (normal_nodes(law, i) for i in random):
+        left = left if z is None else left - average(law, random, left * z) * z
+    affine = np.max(np.abs(left)) <= places.NOTHING * np.max(np.abs(law.nodes))
+    return dataclasses.replace(law, is_normal=True) if affine else law

@@ -101,6 +101,11 @@ class Kernel:
         return np.diag(self.between) + self.own
 
     @property
+    def by_entry(self) -> np.ndarray:
+        """The variance of every position."""
+        return self.variance[groups(self.size)[0]]
+
+    @property
     def mean_variance(self) -> float:
         """On average over positions."""
         return float(self.variance @ self.counts) / self.size

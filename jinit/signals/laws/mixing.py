@@ -51,6 +51,11 @@ class Mixing:
         """Columns as rows."""
         return Mixing(self.axes[::-1], self.shares.T, self.uneven.T, np.ones(self.columns), self.rows)
 
+    def over(self, sizes: np.ndarray) -> Mixing:
+        """What is mixed over numbers for each row, by group."""
+        each = np.where(sizes > 0, 1 / np.where(sizes > 0, sizes, 1), 0)[:, None]
+        return dataclasses.replace(self, shares=self.shares * each, uneven=self.uneven * each**2)
+
     def sums(self, kernel: Kernel) -> Kernel:
         """Covariances of the rows' sums, of those of columns."""
         alone = self.uneven @ (kernel.own * kernel.counts)  # what positions of one group do not share

@@ -20,11 +20,13 @@ from jinit.signals.laws.windowed import at_neighbours
 
 # Of a variance: less of it that is not linear in what it is made of makes no difference.
 CURVED = 0.02
+# Of the largest node: a part of no more is nothing but rounding.
+ROUNDING = 1e-6
 
 
-def _rounding(nodes: Array) -> float | None:
-    """Below which a part is nothing but rounding, if values are known."""
-    return None if is_traced(nodes) or not nodes.size else 1e-6 * _largest(nodes)
+def _least(nodes: Array, share: float) -> float | None:
+    """The largest node of a part that makes no difference, if values are known."""
+    return None if is_traced(nodes) or not nodes.size else share * _largest(nodes)
 
 
 def _largest(x: Array) -> float:
@@ -45,7 +47,9 @@ def spread_by_reach(law: Law, varying: Sequence[int]) -> tuple[Array, dict[Reach
     return mean, found
 
 
-def parts_by_reach(law: Law, varying: Sequence[int]) -> Iterator[tuple[Reach | None, Array]]:
+def parts_by_reach(
+    law: Law, varying: Sequence[int], least: float = ROUNDING
+) -> Iterator[tuple[Reach | None, Array]]:
     """The orthogonal parts of an entry, each with how it differs, and the mean, with none.
 
     `x = Σ_S x_S` over subsets `S` of the roots at positions `varying`, where `x_S` has mean zero over every
@@ -54,11 +58,13 @@ def parts_by_reach(law: Law, varying: Sequence[int]) -> Iterator[tuple[Reach | N
     whatever the others, are left in one.
 
     Of places among the roots at positions `varying` the mean is taken where a part does not differ from place
-    to place anyway, as in a sum over all places.
+    to place anyway, as in a sum over all places. Parts that are smaller than `least` times the largest node
+    are let go.
     """
     random = [i for i in varying if law.roots[i].kind != PLACE]
     at = [i for i in varying if law.roots[i].kind == PLACE]
-    for own, x in _parts(law, sorted(random, key=lambda i: _order(law.roots[i]), reverse=True)):
+    order = sorted(random, key=lambda i: _order(law.roots[i]), reverse=True)
+    for own, x in _parts(law, order, least):
         if not own:
             yield None, average(law, at, x)
             continue
@@ -87,9 +93,9 @@ def _by_powers(law: Law, random: Sequence[int], reach: Reach, part: Array) -> It
     yield reach, part
 
 
-def _parts(law: Law, order: Sequence[int]) -> list[tuple[tuple[int, ...], Array]]:
+def _parts(law: Law, order: Sequence[int], share: float) -> list[tuple[tuple[int, ...], Array]]:
     """The parts, each with those roots that say how it differs."""
-    parts, least = [((), law.nodes)], _rounding(law.nodes)
+    parts, least = [((), law.nodes)], _least(law.nodes, share)
     for i in order:
         split = []
         for roots, x in parts:
@@ -125,26 +131,26 @@ def _sums_of_part(law: Law, own: Sequence[int], part: Array) -> Sums:
     It is what is linear in a root that does so, and does not depend on others that vary along that sum, be
     they its own or not.
     """
-    shares = []
+    shares, whole = [], None if is_traced(part) else float(np.mean(average(law, of=squared(part))))
     for i in own:
         for f, share in law.roots[i].fixed:
             beside = [k for k in places.others(law) if k != i and part.shape[k] > 1 and law.roots[k].axes & f]
-            shares.append((f, share * _linear_share(law, i, part, beside)))
+            shares.append((f, share * _linear_share(law, i, part, beside, whole)))
     return sums_of(shares)
 
 
-def _linear_share(law: Law, i: int, part: Array, beside: Sequence[int]) -> float:
-    """The share of a part's variance that is linear in the normal root at position `i`, whatever `beside`."""
+def _linear_share(law: Law, i: int, part: Array, beside: Sequence[int], whole: float | None) -> float:
+    """The share of a part's variance that is linear in the normal root at position `i`, whatever `beside`.
+
+    `whole`: that variance, if it is known.
+    """
     cotangent = law.roots[i].kind == COTANGENT
     if cotangent and not beside:
         return 1.0
-    if is_traced(part) or law.weights[i].size < 2 + (not cotangent):
-        return 0.0
-    if (z := normal_nodes(law, i)) is None:
+    if not whole or law.weights[i].size < 2 + (not cotangent) or (z := normal_nodes(law, i)) is None:
         return 0.0
     slope = average(law, [i, *beside], part * z)
-    whole = float(np.mean(average(law, of=squared(part))))
-    return float(np.mean(average(law, of=squared(slope)))) / whole if whole > 0 else 0.0
+    return float(np.mean(average(law, of=squared(slope)))) / whole
 
 
 def add_to(found: dict[Any, Array], key: Any, variance: Array) -> None:

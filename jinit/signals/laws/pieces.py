@@ -101,7 +101,7 @@ def _classes(parts: Sequence[Law], axis: int) -> tuple[list[Law], list[int], lis
     """The laws at places that differ along the axis, of which piece each is, and that of each index."""
     laws, piece, of = [], [], []
     for k, part in enumerate(parts):
-        i = next((i for i in places.positions(part) if axis in part.roots[i].axes), None)
+        i = places.position_along(part, axis)
         known = None if i is None else part.roots[i].places
         if i is None or known is None:
             of += [len(laws)] * part.shape[axis]

@@ -10,8 +10,8 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, xp
-from jinit.signals.laws.classes import by_paths, is_finer, joint_of
-from jinit.signals.laws.law import Law, average, first_along, normal_nodes, square_root, without
+from jinit.signals.laws.classes import by_paths, is_finer, joint_of, means_of
+from jinit.signals.laws.law import Law, first_along, ratio, square_root, without
 from jinit.signals.laws.roots import DEVIATION, MASK, PLACE, SIGNAL, Places, Root
 from jinit.signals.laws.runs import Run, runs_of
 
@@ -19,11 +19,18 @@ from jinit.signals.laws.runs import Run, runs_of
 MOST = {1: 36, 2: 4, 3: 3}
 # Of the nodes of a law: what differs by less, over their size, makes no difference.
 NOTHING = 1e-4
+# The mean square of the mean of classes of mean square one: of less they do not rise and fall together.
+TOGETHER = 0.9
 
 
 def positions(law: Law) -> list[int]:
     """Where among its roots those of places stand."""
     return [i for i, r in enumerate(law.roots) if r.kind == PLACE]
+
+
+def position_along(law: Law, axis: int) -> int | None:
+    """Where among its roots that of places along an axis stands, if one does."""
+    return next((i for i in positions(law) if axis in law.roots[i].axes), None)
 
 
 def others(law: Law) -> list[int]:
@@ -62,19 +69,6 @@ def at(x: Array, law: Law, roots: Sequence[Root]) -> Array:
     rest = [i for i in range(len(law.roots)) if i not in order]
     sizes = [x.shape[law.roots.index(r)] if r in law.roots else 1 for r in roots]
     return xp.transpose(x, [*order, *rest]).reshape(sizes)
-
-
-def known_as_normal(law: Law) -> Law:
-    """`law`, known to be a constant plus a normal for each root, at each place, if its nodes are that."""
-    random, known = others(law), np.issubdtype(law.dtype, np.floating) and not is_traced(law.nodes)
-    signals = all(law.roots[i].kind == SIGNAL and not law.roots[i].average for i in random)
-    if law.is_normal or not random or not known or not signals:
-        return law
-    left = law.nodes - average(law, random)
-    for z in (normal_nodes(law, i) for i in random):
-        left = left if z is None else left - average(law, random, left * z) * z
-    affine = np.max(np.abs(left)) <= NOTHING * np.max(np.abs(law.nodes))
-    return dataclasses.replace(law, is_normal=True) if affine else law
 
 
 def as_signal(root: Root) -> Root:
@@ -139,7 +133,7 @@ def picked(law: Law, indices: Mapping[int, np.ndarray], value: Any = None) -> La
     The shape of the law is left as it is.
     """
     for axis, index in indices.items():
-        i = next((k for k in positions(law) if axis in law.roots[k].axes), None)
+        i = position_along(law, axis)
         nodes, weights, roots = law.nodes, list(law.weights), list(law.roots)
         if i is None:
             if (index >= 0).all():
@@ -213,14 +207,21 @@ def _refined(law: Law, joint: Mapping[Any, Places]) -> Law:
 
 
 def _mixed(nodes: Array, axis: int, shares: np.ndarray) -> Array:
-    """The nodes of each new class, from those of the old ones that it has: of the same mean square."""
+    """The nodes of each new class, from those of the old ones that it has: of the same mean square.
+
+    Where these do not rise and fall together, as of `stack([-x, y])`, they are those of one of them.
+    """
     first = np.argmax(shares, axis=1)
     if (shares.max(axis=1) == 1).all() or not np.issubdtype(nodes.dtype, np.floating):
         return xp.take(nodes, first, axis=axis)
     old = xp.moveaxis(nodes, axis, 0)
     weights = xp.asarray(shares, nodes.dtype)
-    mean, square = (xp.einsum("nk,k...->n...", weights, x) for x in (old, old * old))
-    return xp.moveaxis(xp.sign(mean) * square_root(square), 0, axis)
+    size = square_root(xp.mean(old * old, tuple(range(1, old.ndim)), keepdims=True))
+    mean, square, whole = (xp.einsum("nk,k...->n...", weights, x) for x in (old, old * old, size * size))
+    unit = xp.einsum("nk,k...->n...", weights, old * ratio(xp.ones_like(size), size))
+    apart = xp.mean(unit * unit, tuple(range(1, old.ndim)), keepdims=True) < TOGETHER
+    one = xp.take(old, first, axis=0) * square_root(ratio(whole, xp.take(size * size, first, axis=0)))
+    return xp.moveaxis(xp.where(apart, one, xp.sign(mean) * square_root(square)), 0, axis)
 
 
 def differing(law: Law, kinds: Collection[str] = (PLACE, DEVIATION)) -> Law:
@@ -250,11 +251,39 @@ def along_axis(x: Array, roots: Sequence[Root], axis: int) -> np.ndarray:
     """The mean of a function of these roots, or of none, at each index along an axis."""
     known = next((i for i, r in enumerate(roots) if r.kind == PLACE and axis in r.axes), None)
     if x.ndim < len(roots) or known is None or x.shape[known] == 1:
-        return np.asarray(np.mean(x))
-    by_class = np.mean(np.asarray(x), axis=tuple(i for i in range(x.ndim) if i != known))
-    places = roots[known].places
-    assert places is not None
-    return by_class[list(places.of)]
+        return np.asarray(mean_over(x, roots))
+    by_class = np.moveaxis(np.asarray(x), known, 0)
+    rest = [r for i, r in enumerate(roots) if i != known]
+    return np.stack([mean_over(each, rest) for each in by_class])[_of(roots[known])]
+
+
+def mean_over(x: Array, roots: Sequence[Root]) -> float:
+    """The mean of a function of these roots, or of none, over all entries."""
+    each = np.asarray(x)
+    for i, root in enumerate(roots if each.ndim >= len(roots) else ()):
+        if root.places is not None and each.shape[i] > 1:
+            each = np.average(each, axis=i, weights=np.asarray(root.places.weights()), keepdims=True)
+    return float(np.mean(each))
+
+
+def at_indices(law: Law, axis: int, x: np.ndarray) -> Array:
+    """What is known at each index along an axis, on the nodes of a law: their mean if it tells none apart."""
+    if (i := position_along(law, axis)) is None:
+        return xp.asarray(np.mean(x))
+    along = [-1 if k == i else 1 for k in range(law.nodes.ndim)]
+    return xp.asarray(means_of(_of(law.roots[i]), x).reshape(along))
+
+
+def evened(law: Law, axis: int, x: np.ndarray) -> np.ndarray:
+    """The same at each index."""
+    if (i := position_along(law, axis)) is None:
+        return np.full(len(x), np.mean(x))
+    return means_of(_of(law.roots[i]), x)[_of(law.roots[i])]
+
+
+def _of(root: Root) -> np.ndarray:
+    assert root.places is not None
+    return np.asarray(root.places.of)
 
 
 def alike(law: Law, axes: Iterable[int]) -> Law:

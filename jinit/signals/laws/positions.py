@@ -11,7 +11,7 @@ from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced
 from jinit.signals.laws.classes import means_of
-from jinit.signals.laws.kernels import Kernel, grouped, groups
+from jinit.signals.laws.kernels import Kernel, grouped
 from jinit.signals.laws.law import Law, average, squared
 from jinit.signals.laws.roots import Root
 from jinit.signals.laws.runs import Reach, Run, kernel_of, runs_of
@@ -19,10 +19,10 @@ from jinit.signals.laws.runs import Reach, Run, kernel_of, runs_of
 
 def with_covariances(law: Law, i: int, axis: int, kernel: Kernel) -> Law:
     """`law`, the copies of a root along an axis of these covariances, and of their mean variance by class."""
-    k = next((k for k in places.positions(law) if axis in law.roots[k].axes), None)
+    k = places.position_along(law, axis)
     known = None if k is None else law.roots[k].places
     of = np.zeros(kernel.size, int) if known is None else np.asarray(known.of)
-    variance = kernel.variance[groups(kernel.size)[0]]
+    variance = kernel.by_entry
     size = np.sqrt(means_of(of, variance))
     along = [len(size) if j == k else 1 for j in range(len(law.roots))]
     mean = average(law, [i])
@@ -34,7 +34,7 @@ def with_covariances(law: Law, i: int, axis: int, kernel: Kernel) -> Law:
 
 def without_places(law: Law, axis: int) -> Law:
     """`law`, of one class of places along an axis, the copies of its roots there as large as they were."""
-    i = next((i for i in places.positions(law) if axis in law.roots[i].axes), None)
+    i = places.position_along(law, axis)
     if i is None or is_traced(law.nodes):
         return law
     size, roots = law.shape[axis], list(law.roots)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -20,13 +20,14 @@ from jinit.signals.laws.holding import unknown
 from jinit.signals.laws.largest import to_the_largest
 from jinit.signals.laws.law import Law, all_axes, as_float, average, constant, plus_normal, squared
 from jinit.signals.laws.lookups import gathered
-from jinit.signals.laws.meeting import Contraction, entries_of, of_convolution, of_dot
+from jinit.signals.laws.meeting import Contraction, of_convolution, of_dot
 from jinit.signals.laws.moving import relabelled
 from jinit.signals.laws.padding import padded
 from jinit.signals.laws.pointwise import cast, pointwise
+from jinit.signals.laws.pooling import pooled
 from jinit.signals.laws.roots import COTANGENT, PLACE, Root
-from jinit.signals.laws.runs import plain
 from jinit.signals.laws.totals import total
+from jinit.signals.laws.windows import windows_of
 
 Rule = Callable[[Any, list[Law], Hashable], list[Law]]
 
@@ -109,62 +110,16 @@ def _reduce_min(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
     return [dataclasses.replace(largest, nodes=-largest.nodes)]
 
 
-def _windows(eqn: Any) -> dict[int, np.ndarray]:
-    """Which entries a window has, -1 for those of padding, along each axis that changes: `[place, tap]`."""
-    p = eqn.params
-    before, after = eqn.invars[-1].aval.shape, eqn.outvars[0].aval.shape
-    if eqn.primitive.name == "select_and_scatter_add":
-        before, after = after, eqn.invars[0].aval.shape
-    ones = (1,) * len(before)
-    found = {}
-    for i, window in enumerate(p["window_dimensions"]):
-        dilations = p.get("base_dilation", ones)[i], p.get("window_dilation", ones)[i]
-        if window > 1 or before[i] != after[i]:
-            found[i] = entries_of(
-                before[i], window, after[i], p["window_strides"][i], p["padding"][i], *dilations
-            )
-    return found
-
-
-def _counts(windows: dict[int, np.ndarray]) -> dict[int, float]:
-    """Mean number of entries in the window, along each axis that has one."""
-    return {i: float((x >= 0).sum(axis=1).mean()) for i, x in windows.items() if x.shape[1] > 1}
-
-
-def _at_windows(law: Law, windows: dict[int, np.ndarray]) -> Law:
-    """The law of entries, by place of a window: its neighbours are taken to be like that in its middle."""
-    along = places.axes_of(law) & windows.keys()
-    return places.picked(law, {i: _middles(row[row >= 0] for row in windows[i]) for i in along})
-
-
-def _at_entries(law: Law, windows: dict[int, np.ndarray], shape: tuple[int, ...]) -> Law:
-    """The law of windows, by place of an entry: that of the middle one of those which have it."""
-    along = places.axes_of(law) & windows.keys()
-    seen = {i: [np.nonzero((windows[i] == k).any(axis=1))[0] for k in range(shape[i])] for i in along}
-    roots = tuple(dataclasses.replace(r, runs=plain(r.runs)) for r in law.roots)  # of windows, not of entries
-    return places.picked(dataclasses.replace(law, roots=roots), {i: _middles(x) for i, x in seen.items()})
-
-
-def _middles(rows: Iterable[np.ndarray]) -> np.ndarray:
-    return np.asarray([row[len(row) // 2] if row.size else 0 for row in rows])
-
-
 def _window_sum(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
-    windows = _windows(eqn)
-    law, counts = _at_windows(as_float(laws[0]), windows), _counts(windows)
-    strided = frozenset(
-        i for i, (m, n) in enumerate(zip(law.shape, eqn.outvars[0].aval.shape, strict=True)) if m != n
-    )
-    axes = frozenset(counts)
-    steps = zip(eqn.params["base_dilation"], eqn.params["window_strides"], strict=True)
-    sliding = {i: windows[i] for i, step in enumerate(steps) if step == (1, 1) and i in counts}
-    summed = total(law, axes, eqn.outvars[0].aval.shape, name, keep=True, counts=counts, sliding=sliding)
-    return [moving.rearranged(summed, strided - axes, eqn.outvars[0].aval.shape, name)]
+    windows, law, shape = windows_of(eqn), as_float(laws[0]), eqn.outvars[0].aval.shape
+    picked = frozenset(i for i, (m, n) in enumerate(zip(law.shape, shape, strict=True)) if m != n)
+    summed = pooled(law, windows, shape, name)
+    return [moving.rearranged(summed, picked - windows.counts.keys(), shape, name)]
 
 
 def _window_max(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
-    windows = _windows(eqn)
-    law, counts = _at_windows(laws[0], windows), _counts(windows)
+    windows = windows_of(eqn)
+    law, counts = windows.middles(laws[0]), windows.counts
     varying = frozenset().union(*(r.axes for r in law.roots if r.kind != PLACE)) & frozenset(counts)
     count = math.prod(counts[i] for i in varying)
     return [maximum(law, frozenset(counts), name, eqn.outvars[0].aval.shape, count, final=True)]  # type: ignore[arg-type]
@@ -172,8 +127,8 @@ def _window_max(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
 
 def _scatter_to_largest(eqn: Any, laws: list[Law], name: Hashable) -> list[Law]:
     """The gradient of a maximum over windows."""
-    windows, shape = _windows(eqn), eqn.outvars[0].aval.shape
-    gradient, operand, counts = _at_entries(as_float(laws[0]), windows, shape), laws[1], _counts(windows)
+    windows, shape = windows_of(eqn), eqn.outvars[0].aval.shape
+    gradient, operand, counts = windows.back(as_float(laws[0])), laws[1], windows.counts
     often = math.prod(gradient.shape) * math.prod(counts.values()) / math.prod(shape)
     steps = {i: (eqn.params["window_strides"][i], gradient.shape[i]) for i in counts}
     return [to_the_largest(operand, gradient, counts, often, shape, name, steps)]

@@ -273,6 +273,11 @@ def alike_in(count: float, run: float) -> float:
     return max(1.0, min(run, count))
 
 
+def run_of_sums(run: float, count: float | None, ratio: float) -> float:
+    """The run of sums over `count` entries, if over any; `ratio`: their number over that of entries."""
+    return run if count is None else run * count / alike_in(count, run) * ratio
+
+
 def copies_in(
     reach: Reach, counts: Mapping[int, float], shape: Sequence[int], alike: Mapping[int, float] | None = None
 ) -> float:

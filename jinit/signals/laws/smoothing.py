@@ -6,7 +6,8 @@ over all places
 
     Σ E[d d'] = Σ E[x x'] - 2 a Σ E[x y'] + a² Σ E[y y'],
 
-which is nothing for the average over a window of independent entries: `d` then adds up to nothing.
+which is nothing for the average over a window of independent entries: `d` then adds up to nothing. Where
+places differ, as at a border, `a` does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.coarse import TAG
 from jinit.signals.laws.kernels import is_told_apart
-from jinit.signals.laws.law import Law, average, normal_nodes, rule
+from jinit.signals.laws.law import Law, average, normal_nodes, rule, square_root
 from jinit.signals.laws.levels import Level
 from jinit.signals.laws.mixing import Mixing
 from jinit.signals.laws.roots import Root
@@ -40,18 +41,19 @@ class Smoothed:
 
     Attributes:
       source: the root of the entries.
-      correlation: of an entry and the sum over the window around it.
+      correlation: of an entry and the sum over the window around it, by place.
       rest: the root of what is left of an entry.
     """
 
     source: Root
-    correlation: float
+    correlation: Law
     rest: Root
 
 
 def smoothed(
-    law: Law, windows: Mapping[int, Mixing], level: Level, sums: Reach, variance: Array, name: Hashable
-) -> Smoothed | None:
+    law: Law, windows: Mapping[int, Mixing], level: Level, sums: Law, reach: Reach, variance: Array,
+    name: Hashable,
+) -> Smoothed | None:  # fmt: skip
     """What sums over windows of a law have in common with its entries.
 
     Of several normal variables that entries are made of it is the one of most variance.
@@ -60,7 +62,8 @@ def smoothed(
       law: of entries.
       windows: along each axis, those of all entries.
       level: of those entries that are summed.
-      sums: how the sums differ.
+      sums: their mean, at places.
+      reach: how they differ.
       variance: of them.
       name: of their root.
     """
@@ -70,31 +73,43 @@ def smoothed(
         return None
     here = [i for i in places.others(law) if Level.of(law.roots[i]) == level]
     slope, i = max(((_slope(law, i), i) for i in here), key=lambda pair: abs(pair[0]), default=(0.0, 0))
-    own = slope**2
     along = level.axes & frozenset(windows)
-    square = float(np.mean(variance))
-    if not along or not own > 0 or not square > 0:
+    square = places.mean_over(variance, sums.roots)
+    if not along or not slope or not square > 0:
         return None
     root = law.roots[i]
-    reach = Reach(root.axes, root.runs)
-    common = met = own * math.prod(
-        float(np.mean(m.shares.sum(1))) for k, m in windows.items() if k not in along
-    )
-    alike = own
-    for k in along:
-        kernel = kernel_of(reach.run(k), windows[k].columns)
-        both = windows[k].shares @ kernel.matrix
-        common, met = common * float(np.mean(np.diag(both))), met * float(np.mean(both.sum(1)))
-        alike = alike * kernel.run
-    factor, correlation = common / square, min(common / math.sqrt(own * square), 1.0)
-    left = alike - 2 * factor * met + factor**2 * square * math.prod(sums.run(k) for k in along)
-    run = left / (own * max(1 - correlation**2, 1e-6))
-    longer = max(run, 1.0) ** (1 / len(along))
-    runs = runs_of({k: longer if k in along else reach.run(k) for k in root.axes})
-    fixed = sums_of([*root.fixed, (along, 1 - run)])
-    terms = tuple(dataclasses.replace(t, share=t.share * (1 - correlation**2)) for t in root.terms)
+    entries = Reach(root.axes, root.runs)
+    kernels = {k: kernel_of(entries.run(k), windows[k].columns) for k in along}
+    apart = math.prod(float(np.mean(m.shares.sum(1))) for k, m in windows.items() if k not in along)
+    scale = apart * abs(slope) / math.sqrt(square)
+    met = {k: windows[k].shares @ kernel.matrix for k, kernel in kernels.items()}
+    own = {k: places.evened(sums, k, np.diag(x)) for k, x in met.items()}
+    correlation = _correlation(sums, own, scale, math.copysign(1.0, slope))
+    left = math.prod(kernel.run for kernel in kernels.values())
+    left -= 2 * scale**2 * math.prod(float(np.mean(own[k] * x.sum(1))) for k, x in met.items())
+    left += scale**2 * math.prod(_form(reach.run(k), x) for k, x in own.items())
+    spread = 1 - float(average(correlation, of=correlation.nodes**2).reshape(()))
+    longer = max(left / max(spread, 1e-6), 1.0) ** (1 / len(along))
+    runs = runs_of({k: longer if k in along else entries.run(k) for k in root.axes})
+    fixed = sums_of([*root.fixed, (along, 1 - left / max(spread, 1e-6))])
+    terms = tuple(dataclasses.replace(t, share=t.share * spread) for t in root.terms)
     rest = Root((name, "rest"), root.axes, root.kind, runs=runs, fixed=fixed, terms=terms)
-    return Smoothed(root, math.copysign(correlation, slope), rest)
+    return Smoothed(root, correlation, rest)
+
+
+def _correlation(sums: Law, own: Mapping[int, np.ndarray], scale: float, sign: float) -> Law:
+    """By place, that of an entry and the sum around it, of a product of numbers along each axis."""
+    at = [i for i in places.positions(sums) if sums.roots[i].axes & own.keys()]
+    found = scale * math.prod(places.at_indices(sums, k, x) for k, x in own.items())
+    nodes = sign * xp.asarray(np.clip(found, 0, 1), sums.nodes.dtype)
+    sizes = [sums.nodes.shape[i] for i in at]
+    weights, roots = tuple(sums.weights[i] for i in at), tuple(sums.roots[i] for i in at)
+    return Law(nodes.reshape(sizes), weights, roots, sums.shape, sums.dtype)
+
+
+def _form(run: float, sizes: np.ndarray) -> float:
+    """The mean over all entries of the sum of all others' covariances, of these sizes."""
+    return float(sizes @ kernel_of(run, len(sizes)).matrix @ sizes) / len(sizes)
 
 
 def _slope(law: Law, i: int) -> float:
@@ -135,19 +150,32 @@ def _source_in(law: Law, root: Root) -> int | None:
 
 def _parted(law: Law, root: Root, weights: Array) -> Law:
     """A law, linear in the root of entries, in that of their sum and of the rest instead."""
-    known, i = root.smoothed, _source_in(law, root)
-    if i is None or is_traced(law.nodes) or (z := normal_nodes(law, i)) is None:
+    if is_traced(law.nodes) or (i := _source_in(law, root)) is None or normal_nodes(law, i) is None:
         return law
-    mean, slope = average(law, [i]), average(law, [i], law.nodes * z)
-    if np.max(np.abs(law.nodes - mean - slope * z)) > NEAR * np.max(np.abs(law.nodes)):
+    if np.max(np.abs(law.nodes - _linear(law, i)[2])) > NEAR * np.max(np.abs(law.nodes)):
         return law
-    ours, rest = known.correlation, math.sqrt(1 - known.correlation**2)
+    known, source = root.smoothed, law.roots[i]
+    law, correlation = places.refined([law, known.correlation])
+    at = places.union_of([law, correlation])
+    law, ours = places.along(law, at), places.along(correlation, at).nodes
+    i = law.roots.index(source)
     few, mass = rule(min(law.weights[i].size, REST), law.nodes.dtype)
-    both = ours * rule(weights.size, law.nodes.dtype)[0][:, None] + rest * few
-    both = both.reshape([*both.shape, *(1,) * (law.nodes.ndim - 1 - i)])
+    ours = ours.reshape([*ours.shape, *(1,) * (law.nodes.ndim + 1 - ours.ndim)])
+    sums = rule(weights.size, law.nodes.dtype)[0].reshape([-1, 1, *(1,) * (law.nodes.ndim - 1 - i)])
+    rest = few.reshape([-1, *(1,) * (law.nodes.ndim - 1 - i)])
+    mean, slope, _ = _linear(law, i)
+    both = ours * sums + square_root(1 - ours**2) * rest
     return dataclasses.replace(
         law,
         nodes=xp.expand_dims(mean, i) + xp.expand_dims(slope, i) * both,
         weights=(*law.weights[:i], weights, mass, *law.weights[i + 1 :]),
         roots=(*law.roots[:i], root, known.rest, *law.roots[i + 1 :]),
     )
+
+
+def _linear(law: Law, i: int) -> tuple[Array, Array, Array]:
+    """The mean over a normal root, what it is multiplied by, and the law's nodes if it is linear in it."""
+    z = normal_nodes(law, i)
+    assert z is not None
+    mean, slope = average(law, [i]), average(law, [i], law.nodes * z)
+    return mean, slope, mean + slope * z
