@@ -36,6 +36,8 @@ from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import Root
 from jinit.signals.laws.values import PARAMS, Each, Held, Stacked, Unknown, Value
 
+# Of fewer numbers it is not known whether they are normal; by how many standard errors moments may be off.
+LEAST_NORMAL, BY_CHANCE = 64, 2.5
 STEPS = 32  # of a loop, when its steps come together in one law
 
 
@@ -69,25 +71,45 @@ def as_law(value: Value, name: Hashable) -> Law | Unknown:
         return law
     if len(varying) > 1:
         return _of_rows(value, varying, name)
-    nodes, weights = _quantiles(
-        x.reshape(-1).astype(node_dtype(dtype)), 8 if value.source == {PARAMS} else 64
-    )
-    return _on_roots(value, nodes, (weights,), (Root(name, frozenset(varying)),))
+    weight = value.source == {PARAMS}
+    numbers = x.reshape(-1).astype(node_dtype(dtype))
+    nodes, weights, normal = _quantiles(numbers, 8 if weight else 64, _is_normal(numbers, weight))
+    law = _on_roots(value, nodes, (weights,), (Root(name, frozenset(varying)),))
+    return dataclasses.replace(law, is_normal=normal)
 
 
 def _on_roots(value: Held, nodes: Array, weights: tuple[Array, ...], roots: tuple[Root, ...]) -> Law:
     return Law(nodes, weights, roots, value.shape, jnp.dtype(value.dtype))
 
 
-def _quantiles(x: Array, size: int) -> tuple[Array, Array]:
-    """Nodes with the mean and variance of `x`, at its quantiles; and their weights."""
-    _, w = gaussian(size)
+def _quantiles(x: Array, size: int, normal: bool) -> tuple[Array, Array, bool]:
+    """Nodes with the mean and variance of `x`, at its quantiles, their weights, and whether it is normal."""
+    z, w = gaussian(size)
     share = xp.asarray(np.cumsum(w) - w / 2, x.dtype)
     weights = xp.asarray(w, x.dtype)
+    if normal:
+        return xp.mean(x) + square_root(xp.var(x)) * xp.asarray(z, x.dtype), weights, True
     nodes = xp.interp(share, xp.asarray((np.arange(x.size) + 0.5) / x.size, x.dtype), xp.sort(x))
     nodes = nodes - xp.sum(weights * nodes)
     has, wants = xp.sum(weights * nodes**2), xp.var(x)
-    return xp.mean(x) + nodes * square_root(ratio(wants, has)), weights
+    return xp.mean(x) + nodes * square_root(ratio(wants, has)), weights, False
+
+
+def _is_normal(x: Array, weight: bool) -> bool:
+    """Whether numbers cannot be told from so many normal ones by their absolute and higher moments.
+
+    Sums of normals are known exactly, those of anything else in the shape of so many nodes. Weights that are
+    traced are taken for normal.
+    """
+    if is_traced(x) or x.size < LEAST_NORMAL:
+        return weight and is_traced(x)
+    y = np.asarray(x, np.float64)
+    deviation = y.std()
+    if not (deviation > 0 and np.isfinite(deviation)):
+        return False
+    z = (y - y.mean()) / deviation
+    moments = [(abs(z), math.sqrt(2 / math.pi), 1 - 2 / math.pi), (z**3, 0.0, 6.0), (z**4, 3.0, 24.0)]
+    return all(abs(of.mean() - m) < BY_CHANCE * math.sqrt(v / y.size) for of, m, v in moments)
 
 
 def _of_rows(value: Held, varying: tuple[int, ...], name: Hashable) -> Law:
@@ -112,14 +134,16 @@ def _of_rows(value: Held, varying: tuple[int, ...], name: Hashable) -> Law:
     rest = x - sum(piece for _, piece, _ in pieces)
     alone = 8 if value.source == {PARAMS} else 128
     pieces.append((frozenset(varying[:-1]), rest, 48 if pieces else alone))
-    nodes, weights, roots = xp.zeros((), x.dtype), [], []
+    nodes, weights, roots, normal = xp.zeros((), x.dtype), [], [], True
     for k, (own, piece, size) in enumerate(pieces):
-        points, w = _quantiles(piece.reshape(-1), size)
+        numbers = piece.reshape(-1)
+        points, w, known = _quantiles(numbers, size, _is_normal(numbers, value.source == {PARAMS}))
+        normal = normal and known
         scaled = _with_variance(points, w, left if piece is rest else parts[own])
         nodes = nodes[..., None] + scaled.reshape((1,) * k + (-1,))
         weights.append(w)
         roots.append(Root((name, k), own | {varying[-1]}))
-    return _on_roots(value, nodes, tuple(weights), tuple(roots))
+    return dataclasses.replace(_on_roots(value, nodes, tuple(weights), tuple(roots)), is_normal=normal)
 
 
 def _is_chance(own: Axes, parts: dict[Axes, Array], varying: tuple[int, ...], shape: tuple[int, ...]) -> bool:

@@ -70,6 +70,7 @@ class Interpreter:
             of_entries = eqn.primitive not in self.rules and _is_of_entries(eqn, ins)
             outs: Any = self.makers.images.added(eqn, ins, (*at, i))
             outs = self.makers.pieces.added(eqn, ins, (*at, i)) if outs is None else outs
+            outs = self.makers.stacks.along(eqn, ins, (*at, i)) if outs is None else outs
             if outs is None and of_entries:
                 outs = joint.again(eqn, self.makers, ins, (*at, i))
             if outs is None:
@@ -81,6 +82,8 @@ class Interpreter:
                 self.makers.note(eqn, ins, outs)
             elif kind in ("slice", "split", "pad") and isinstance(ins[0], Law):
                 self.makers.pieces.note(eqn, ins, [x for x in outs if isinstance(x, Law)])
+            if kind == "concatenate" or (of_entries and self.makers.stacks.known):
+                self.makers.stacks.note(eqn, ins, outs, (*at, i))
         return [read(v) for v in jaxpr.outvars]
 
     def inner(self, jaxpr: Any, args: Sequence[Value], at: tuple[int, ...]) -> list[Any]:
@@ -120,6 +123,8 @@ class Interpreter:
         kind = eqn.primitive.name
         if kind in ("dot_general", "conv_general_dilated"):
             return contraction(eqn, ins, at)
+        if kind == "gather" and (found := lookups.looked_up(eqn, ins[0], ins[1], at)) is not None:
+            return [found]
         if _picks_rows(kind, ins):
             index = indexed.index_of(eqn, ins[1]) if kind == "gather" and not _is_weight(ins[0]) else None
             indices, ins = ins[1], [ins[0] if _is_parameter(ins[1]) else _as_signal(ins[0])]

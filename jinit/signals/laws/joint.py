@@ -19,6 +19,7 @@ from jinit.signals.laws.joining import Pieces
 from jinit.signals.laws.law import Law, average, normal_nodes
 from jinit.signals.laws.pointwise import pointwise
 from jinit.signals.laws.roots import COTANGENT, MASK, PLACE, SIGNAL
+from jinit.signals.laws.stacks import Stacks
 from jinit.signals.laws.values import Held, Value
 
 # Equations done again at most, for one more.
@@ -58,6 +59,7 @@ class Makers:
       behind: of a variable, all those that it was made of, and itself.
       images: laws of rows that are sums of those of others.
       pieces: slices of arrays, among zeros.
+      stacks: a few arrays side by side.
     """
 
     keys: dict[Hashable, Key] = dataclasses.field(default_factory=dict)
@@ -67,6 +69,7 @@ class Makers:
     behind: dict[Key, frozenset[Key]] = dataclasses.field(default_factory=dict)
     images: Images = dataclasses.field(default_factory=Images)
     pieces: Pieces = dataclasses.field(default_factory=Pieces)
+    stacks: Stacks = dataclasses.field(default_factory=Stacks)
 
     def keys_of(self, values: Iterable[Value]) -> tuple[Key, ...]:
         """The keys of values, which are kept, so that no other takes one over."""

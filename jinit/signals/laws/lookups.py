@@ -14,8 +14,9 @@ from jinit.signals.laws import places
 from jinit.signals.laws.align import sizes_of
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.law import Law, average, constant, plus_normal, squared, two_moments
-from jinit.signals.laws.moving import relabelled, without_runs
+from jinit.signals.laws.moving import relabelled, squeezed, without_runs
 from jinit.signals.laws.parts import spread_by_reach
+from jinit.signals.laws.pointwise import pointwise
 from jinit.signals.laws.runs import Axes
 from jinit.signals.laws.values import Held, Value
 
@@ -41,6 +42,28 @@ def gathered(law: Law, eqn: Any, name: Hashable) -> Law:
     law = places.as_signals(without_runs(law, frozenset(picked)), picked)
     law = law.without_sums(frozenset(picked))
     return relabelled(law, axis_map, shape, lambda r: (r.name, name) if r.axes & picked else r.name)
+
+
+def looked_up(eqn: Any, table: Value, indices: Value, name: Hashable) -> Law | None:
+    """Numbers of a table along one axis, by an index that is a function of entries: so are they."""
+    known = isinstance(table, Held) and len(table.shape) == 1 and not is_traced(table.array)
+    if (
+        not known
+        or not isinstance(indices, Law)
+        or indices.shape[-1] != 1
+        or eqn.params["slice_sizes"] != (1,)
+    ):
+        return None
+    numbers, out = np.asarray(table.whole()), eqn.outvars[0].aval
+    if out.shape not in (indices.shape, indices.shape[:-1]):
+        return None
+
+    def number(at: Any) -> list[Any]:
+        return [xp.asarray(numbers)[xp.clip(at, 0, len(numbers) - 1)]]
+
+    at = indices if out.shape == indices.shape else squeezed(indices, [len(out.shape)], out.shape)
+    (found,) = pointwise(number, [at], [out], name)
+    return found
 
 
 def repeats(eqn: Any, indices: Value) -> Axes:

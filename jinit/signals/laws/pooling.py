@@ -16,10 +16,11 @@ from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.folding import Folds, of_window
 from jinit.signals.laws.kernels import Kernel, grouped
-from jinit.signals.laws.law import Law, all_axes, plus_normal, without
+from jinit.signals.laws.law import Law, all_axes, without
 from jinit.signals.laws.levels import Level, level_of, limited
 from jinit.signals.laws.mixing import Mixing
 from jinit.signals.laws.parts import spread_by_reach
+from jinit.signals.laws.remainders import plus_remainder
 from jinit.signals.laws.roots import COTANGENT, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, Run, alike_in, copies_in, kernel_of, plain, run_of_sums, runs_of
 from jinit.signals.laws.runs import summed as summed_reach
@@ -115,7 +116,8 @@ def _with_normals(mean: Law, parts: Sequence[_Part], law: Law, windows: Windows,
         ).along(real)
         known = smoothed(law, _standardised(windows, variance, mean), level, mean, reach, variance, (name, k))
         root = Root((name, k), reach.axes, kind, runs=reach.runs, fixed=reach.fixed, smoothed=known)
-        out = plus_normal(out, variance.reshape(variance.shape + (1,) * k), root, SIZES[len(some)][k])
+        size = SIZES[len(some)][k]
+        out = plus_remainder(out, law, variance.reshape(variance.shape + (1,) * k), root, size)
     return out
 
 

@@ -14,9 +14,10 @@ from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.averages import COARSE, FINE, summed
 from jinit.signals.laws.kernels import grouped
-from jinit.signals.laws.law import Axes, Law, all_axes, average, constant, plus_normal, squared, without
+from jinit.signals.laws.law import Axes, Law, all_axes, average, constant, squared, without
 from jinit.signals.laws.parts import spread_by_reach
 from jinit.signals.laws.quadrature import deviations
+from jinit.signals.laws.remainders import plus_remainder
 from jinit.signals.laws.roots import COTANGENT, DEVIATION, PLACE, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, Run, copies_in, plain, run_of_sums, runs_of
 from jinit.signals.laws.runs import summed as summed_reach
@@ -30,8 +31,7 @@ def total(
 ) -> Law:
     """The law of the sum over `axes`.
 
-    By the law of large numbers that is its mean, given the roots that it does not average, and a normal
-    remainder.
+    By the law of large numbers that is its mean, given the roots that it does not average, and a remainder.
 
     Args:
       law: of the entries.
@@ -71,7 +71,7 @@ def total(
     few = summed(law, axes, left, copies) if counts is None else None
     kind = COTANGENT if law.is_linear else SIGNAL
     root = Root(name, left, kind, True, mine.runs, mine.fixed, summed=few)
-    return plus_normal(out, spread_out, root, _size(out, spread_out))
+    return plus_remainder(out, law, spread_out, root, _size(out, spread_out))
 
 
 def _at_places(law: Law, axes: Axes, moving: Reach) -> dict[int, float]:
