@@ -19,7 +19,7 @@ from jinit.calibrate.solve import obstacle_to
 from jinit.calibrate.targets import Choice, Target, check_target, is_chosen, targets_of
 from jinit.jaxprs.sites import analyse_sites
 from jinit.jaxprs.tracing import check_call, split, trace
-from jinit.signals.laws.interpret import MomentRule
+from jinit.signals.laws.by_moments import MomentRule
 from jinit.signals.laws.wholes import with_wholes
 from jinit.signals.moments import Moments
 from jinit.signals.records import Records

@@ -40,22 +40,24 @@ def _first(case: Case, rows: Iterable[Row], field: str, what: str) -> list[Findi
     for row, measured, theory in _both(rows, field):
         chance += _CHANCE / max(row.info.units, 1)
         allowed = math.log(case.thresholds.theory_info) + 3 * math.sqrt(chance)
-        if abs(math.log(measured / theory)) > allowed:
-            evidence = (
-                f"{what} {number(measured)} at {row.label}, where theory says {number(theory)} for weights "
-                "drawn independently with the same mean and variance. Weights that were trained, shared over "
-                "steps, or drawn together do that."
+        if not abs(math.log(measured / theory)) <= allowed:
+            evidence = f"{what} {number(measured)} at {row.label}, where theory " + (
+                "knows no number: some function of a signal has no mean square, or none that is known."
+                if math.isnan(theory)
+                else f"says {number(theory)} for weights drawn independently, of the same mean and variance. "
+                "Weights that were trained, shared over steps, or drawn together do that, and what the guide "
+                "on predicting says is not known."
             )
             return [Finding("info", "departs_from_theory", row.site, evidence, "", row.step)]
     return []
 
 
 def _both(rows: Iterable[Row], field: str) -> Iterator[tuple[Row, float, float]]:
-    """The rows where both second moments are ordinary numbers."""
+    """The rows where both second moments are ordinary numbers, or theory's is none."""
     for row in rows:
         stats: Stats | None = getattr(row, field)
         theory: float | None = getattr(row.predicted, field)
         if stats is None or theory is None or stats.nonfinite_count > 0:
             continue
-        if 1e-30 < stats.second_moment < 1e30 and 1e-30 < theory < 1e30:
+        if 1e-30 < stats.second_moment < 1e30 and (math.isnan(theory) or 1e-30 < theory < 1e30):
             yield row, stats.second_moment, theory

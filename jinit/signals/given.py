@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.extend.core import Primitive
 
 from jinit._errors import message
 from jinit._typing import PyTree
@@ -78,6 +79,21 @@ def call_of(
     return Call(signature, shapes, given, laws), compact, moments
 
 
+def check_laws(weights: Any, rules: Any, caller: str) -> None:
+    """Raises where the laws of weights, or those of primitives, are no such thing."""
+    if hasattr(weights, "variance") or not (
+        weights is None or isinstance(weights, Mapping) or hasattr(weights, "laws") or callable(weights)
+    ):
+        must = "`weights` must be a plan, or a mapping or a function from path to variance"
+        hint = 'One initializer for all kernels is `jinit.plan([("*/kernel", initializer), …])`.'
+        raise TypeError(message(caller, must, repr(weights), hint))
+    for primitive in rules or {}:
+        if not isinstance(primitive, Primitive):
+            must = "`rules` must map primitives to their rules"
+            hint = "A primitive is an object such as `jax.lax.cumsum_p`."
+            raise TypeError(message(caller, must, repr(primitive), hint))
+
+
 def _kind(moments: tuple[Any, Any] | None) -> int | None:
     if moments is None:
         return None
@@ -94,7 +110,10 @@ def _moments_for(
     found = weights.get(path) if isinstance(weights, Mapping) else weights(path)
     if found is None:
         return None
-    mean, variance = found if isinstance(found, tuple) else (0.0, found)
+    mean, variance = found if isinstance(found, tuple) and len(found) == 2 else (0.0, found)
+    if not all(_is_real(x) for x in (mean, variance)):
+        must = "`weights` must give a variance, or a mean and a variance"
+        raise TypeError(message(caller, must, f"{found!r} for {path!r}"))
     if not isinstance(variance, Tracer) and not np.all(np.asarray(variance) >= 0):
         must = "`weights` must give variances that are not negative"
         raise ValueError(message(caller, must, f"{variance} for {path!r}"))
@@ -103,6 +122,10 @@ def _moments_for(
         must = f"`weights` must give {path!r} numbers, or arrays like its first axes {shape}"
         raise ValueError(message(caller, must, f"shapes {np.shape(mean)} and {along}"))
     return (np.broadcast_to(mean, along), variance) if along else (mean, variance)
+
+
+def _is_real(x: Any) -> bool:
+    return isinstance(x, Tracer) or (not isinstance(x, tuple) and np.asarray(x).dtype.kind in "fiubV")
 
 
 def _compact(x: Any) -> Any:

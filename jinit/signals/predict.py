@@ -13,7 +13,7 @@ from jinit.jaxprs.sites import Site
 from jinit.signals.given import Plan, Variances
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.as_laws import all_steps
-from jinit.signals.laws.interpret import MomentRule
+from jinit.signals.laws.by_moments import MomentRule
 from jinit.signals.laws.law import Law, average, squared
 from jinit.signals.laws.values import Each, Held, Stacked, Value, by_step
 from jinit.signals.moments import Moments
@@ -66,7 +66,7 @@ def predict(
       `scan`.
 
     Raises:
-      TypeError: `apply` is no function.
+      TypeError: `apply` is no function, `weights` no law, or `rules` are not by primitive.
       ValueError: a parameter without values has no variance; `weights` names a path that does not exist.
       NotImplementedError: a site depends on something that has no law (the equation and its line are named).
 

@@ -16,11 +16,12 @@ from jinit._errors import message
 from jinit._typing import PyTree
 from jinit.jaxprs.sites import Site
 from jinit.jaxprs.tracing import Program, Signature, check_call, split
-from jinit.signals.given import Call, Plan, Variances, call_of
+from jinit.signals.given import Call, Plan, Variances, call_of, check_laws
 from jinit.signals.laws.arrays import is_traced, near, xp
 from jinit.signals.laws.as_laws import all_steps
+from jinit.signals.laws.by_moments import MomentRule
 from jinit.signals.laws.indexed import sizes_of
-from jinit.signals.laws.interpret import Interpreter, MomentRule
+from jinit.signals.laws.interpret import Interpreter
 from jinit.signals.laws.kernels import told_apart
 from jinit.signals.laws.law import Law, average, normal, pair
 from jinit.signals.laws.roots import COTANGENT, WEIGHT
@@ -49,6 +50,7 @@ def run_on_laws(
       similarity: if given, floating inputs are normal, and examples along axis 0 correlated by it.
     """
     check_call(apply, caller=caller)
+    check_laws(weights, rules, caller)
     interpreter = Interpreter(dict(rules or {}))
     runs: dict[Call, Callable[..., dict[str, T]]] = {}
 

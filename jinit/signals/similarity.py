@@ -15,7 +15,7 @@ from jinit._typing import Array, PyTree
 from jinit.jaxprs.sites import Site
 from jinit.signals.given import Plan, Variances
 from jinit.signals.laws.arrays import xp
-from jinit.signals.laws.interpret import MomentRule
+from jinit.signals.laws.by_moments import MomentRule
 from jinit.signals.laws.law import Law, average, squared
 from jinit.signals.laws.values import Each, Stacked, Value, by_step
 from jinit.signals.run_laws import run_on_laws

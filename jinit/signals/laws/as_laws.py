@@ -34,7 +34,7 @@ from jinit.signals.laws.levels import Level, limited
 from jinit.signals.laws.masks import is_even, is_masked, middles, of_mask, of_masked
 from jinit.signals.laws.quadrature import gaussian
 from jinit.signals.laws.roots import Root
-from jinit.signals.laws.values import PARAMS, Each, Held, Stacked, Unknown, Value
+from jinit.signals.laws.values import PARAMS, Each, Held, Stacked, Unknown, Value, Variable
 
 # Of fewer numbers it is not known whether they are normal; by how many standard errors moments may be off.
 LEAST_NORMAL, BY_CHANCE = 64, 2.5
@@ -42,7 +42,7 @@ STEPS = 32  # of a loop, when its steps come together in one law
 
 
 def as_law(value: Value, name: Hashable) -> Law | Unknown:
-    """The law of any value; `name` tells the new roots."""
+    """The law of any value; `name` tells the new roots, but those of an array, which are its own."""
     if isinstance(value, Each):
         value = of_one_form(value, name)
     if isinstance(value, Stacked):
@@ -50,6 +50,7 @@ def as_law(value: Value, name: Hashable) -> Law | Unknown:
     if not isinstance(value, Held):
         return value
     x = value.array
+    name = name if is_traced(x) else Variable(x)
     varying = tuple(i for i, n in enumerate(x.shape) if n > 1)
     dtype = value.dtype
     if jnp.issubdtype(dtype, jax.dtypes.extended):

@@ -45,7 +45,7 @@ def _run_held(eqn: Any, ins: Sequence[Held]) -> list[Value]:
     kind = eqn.primitive.name
     source = frozenset().union(*(x.source for x in ins), [PICKED] if _picks_again(eqn, ins) else [])
     shapes = [v.aval.shape for v in eqn.outvars]
-    if kind == "pvary":  # nothing but a type, of a place that is not entered
+    if kind in ("pvary", "stop_gradient", "copy"):  # of a place that is not entered; the very same array
         return list(ins)
     if kind == "broadcast_in_dim" and len(ins) == 1:
         (x,), dims = ins, eqn.params["broadcast_dimensions"]

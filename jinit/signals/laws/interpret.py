@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinit._compat import Literal, opened, source_of
-from jinit._errors import message
+from jinit._compat import Literal, opened
 from jinit.jaxprs.dataflow import CONTRACTIONS
 from jinit.jaxprs.elementwise import is_elementwise
 from jinit.jaxprs.graph import COPIES
 from jinit.signals.laws import indexed, joint, lookups
 from jinit.signals.laws.arrays import is_traced, near
 from jinit.signals.laws.as_laws import as_law, of_examples, of_weight, with_fixed_sums
+from jinit.signals.laws.by_moments import MomentRule, by_moments
 from jinit.signals.laws.elementwise import elementwise
 from jinit.signals.laws.holding import run_held, unknown
-from jinit.signals.laws.law import Law, constant, normal, two_moments
+from jinit.signals.laws.law import Law
 from jinit.signals.laws.loops import CONTROL
 from jinit.signals.laws.masked import of_matrix
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.noise import coin, noise
-from jinit.signals.laws.roots import COTANGENT, SIGNAL, WEIGHT
+from jinit.signals.laws.roots import SIGNAL, WEIGHT
 from jinit.signals.laws.rules import RULES, contracted, contraction_of, rows_added
 from jinit.signals.laws.steps import picked
+from jinit.signals.laws.twins import Twins
 from jinit.signals.laws.values import INPUTS, PARAMS, Each, Held, Stacked, Unknown, Value, Variable, held
 from jinit.signals.laws.wholes import is_whole, whole_rule
 
-# `rule([(mean, variance) of each operand], eqn) -> [(mean, variance) of each result]`.
-MomentRule = Callable[[list[tuple[Any, Any]], Any], Sequence[tuple[Any, Any]]]
 Name = Hashable
 
 
@@ -43,14 +42,20 @@ class Interpreter:
     Attributes:
       rules: the user's own, by primitive.
       makers: of what was run so far.
+      twins: the signals that a weight met so far; none inside of loops.
     """
 
     rules: Mapping[Any, MomentRule]
     makers: joint.Makers = dataclasses.field(default_factory=joint.Makers)
+    twins: Twins | None = dataclasses.field(default_factory=Twins)
 
     def apart(self) -> Interpreter:
         """The same, which knows of nothing that was run so far."""
         return Interpreter(self.rules)
+
+    def in_loop(self) -> Interpreter:
+        """The same, at one step of a loop, whose weights count as its own."""
+        return dataclasses.replace(self, twins=None)
 
     def body(
         self, jaxpr: Any, consts: Sequence[Value], args: Sequence[Value], at: tuple[int, ...]
@@ -95,7 +100,7 @@ class Interpreter:
         """The laws of one equation's results."""
         kind = eqn.primitive.name
         if eqn.primitive in self.rules:
-            return self.by_moments(self.rules[eqn.primitive], eqn, ins, at)
+            return by_moments(self.rules[eqn.primitive], eqn, ins, at)
         if is_whole(eqn) and isinstance(ins[0], Law):
             laws = [as_law(x, (at, i)) for i, x in enumerate(ins)]
             if all(isinstance(x, Law) for x in laws):
@@ -122,7 +127,7 @@ class Interpreter:
         """The laws of a first-order equation's results, some operand being a law."""
         kind = eqn.primitive.name
         if kind in ("dot_general", "conv_general_dilated"):
-            return contraction(eqn, ins, at)
+            return self.contraction(eqn, ins, at)
         if kind == "gather" and (found := lookups.looked_up(eqn, ins[0], ins[1], at)) is not None:
             return [found]
         if _picks_rows(kind, ins):
@@ -143,6 +148,18 @@ class Interpreter:
             return [coin(x) for x in elementwise(eqn, laws, at)]  # type: ignore[arg-type]
         return unknown(eqn, f"`{kind}` has no rule")
 
+    def contraction(self, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:
+        """The law of a contraction, by what it has in common with others of the same weight."""
+        weights = [i for i, x in enumerate(ins) if _is_weight(x)]
+        if self.twins is None or len(weights) != 1 or self.makers.images.known:
+            return contraction(eqn, ins, at)
+
+        def of(signal: Value, name: Any) -> Any:
+            both = [x if k in weights else signal for k, x in enumerate(ins)]
+            return contraction(eqn, both, name)[0]
+
+        return [self.twins.contracted(eqn, ins, weights[0], at, of)]
+
     def rows_added(self, eqn: Any, indices: Value, laws: list[Any], at: tuple[int, ...]) -> Any:
         """The laws of sums by index."""
         index, images = indexed.index_of(eqn, indices), self.makers.images
@@ -150,31 +167,6 @@ class Interpreter:
             return Unknown(indexed.NOT_TOLD_APART, eqn.primitive.name)
         found = indexed.rows_summed(laws[0], laws[2], index, images, at)
         return found or rows_added(eqn, laws, at, lookups.added(eqn, laws[2], indices))[0]
-
-    def by_moments(self, rule: MomentRule, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:
-        """The user's rule: normal entries of the moments it gives."""
-        laws = [as_law(x, (at, i)) for i, x in enumerate(ins)]
-        if broken := [x for x in laws if isinstance(x, Unknown)]:
-            return broken[:1] * len(eqn.outvars)
-        moments = rule([two_moments(x) for x in laws], eqn)  # type: ignore[arg-type]
-        pairs = isinstance(moments, (list, tuple)) and len(moments) == len(eqn.outvars)
-        if not pairs or not all(isinstance(m, (list, tuple)) and len(m) == 2 for m in moments):
-            must = f"the rule of `{eqn.primitive.name}` must give (mean, variance) of each result"
-            got = f"{moments!r} for {len(eqn.outvars)} ({source_of(eqn)})"
-            raise ValueError(message("jinit.predict(...)", must, got))
-        linear = any(x.is_linear for x in laws if isinstance(x, Law))
-        kind = COTANGENT if linear else SIGNAL
-        return [
-            _normal(m, v, (at, i), out.aval, kind)
-            for i, ((m, v), out) in enumerate(zip(moments, eqn.outvars, strict=True))
-        ]
-
-
-def _normal(mean: Any, variance: Any, name: Name, aval: Any, kind: str) -> Law:
-    """Independent normal entries; a constant where the variance is the number zero."""
-    if isinstance(variance, (int, float)) and variance == 0:
-        return constant(mean, aval.shape, aval.dtype)
-    return normal(mean, variance, name, aval.shape, aval.dtype, kind=kind)
 
 
 def _is_of_entries(eqn: Any, ins: Sequence[Value]) -> bool:

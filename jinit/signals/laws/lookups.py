@@ -46,13 +46,9 @@ def gathered(law: Law, eqn: Any, name: Hashable) -> Law:
 
 def looked_up(eqn: Any, table: Value, indices: Value, name: Hashable) -> Law | None:
     """Numbers of a table along one axis, by an index that is a function of entries: so are they."""
-    known = isinstance(table, Held) and len(table.shape) == 1 and not is_traced(table.array)
-    if (
-        not known
-        or not isinstance(indices, Law)
-        or indices.shape[-1] != 1
-        or eqn.params["slice_sizes"] != (1,)
-    ):
+    if not isinstance(table, Held) or not isinstance(indices, Law) or len(table.shape) != 1:
+        return None
+    if is_traced(table.array) or indices.shape[-1] != 1 or eqn.params["slice_sizes"] != (1,):
         return None
     numbers, out = np.asarray(table.whole()), eqn.outvars[0].aval
     if out.shape not in (indices.shape, indices.shape[:-1]):

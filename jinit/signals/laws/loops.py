@@ -51,7 +51,7 @@ def _scan(run: Runs, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Va
 
     def step(carry: list[Value], x: list[Any]) -> tuple[list[Value], list[Value]]:
         full = [s.rebuild(v) for s, v in zip(xs, x, strict=True)]
-        outs = run.apart().inner(eqn.params["jaxpr"], [*consts, *carry, *full], (*at, 0))
+        outs = run.apart().in_loop().inner(eqn.params["jaxpr"], [*consts, *carry, *full], (*at, 0))
         return outs[:num_carries], outs[num_carries:]
 
     scanned = [s.arrays for s in xs]

@@ -10,7 +10,7 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, xp
-from jinit.signals.laws.classes import by_paths, is_finer, joint_of, means_of
+from jinit.signals.laws.classes import by_paths, is_finer, joint_of
 from jinit.signals.laws.law import Law, first_along, ratio, square_root, without
 from jinit.signals.laws.roots import DEVIATION, MASK, PLACE, SIGNAL, Places, Root
 from jinit.signals.laws.runs import Run, runs_of
@@ -264,21 +264,6 @@ def mean_over(x: Array, roots: Sequence[Root]) -> float:
         if root.places is not None and each.shape[i] > 1:
             each = np.average(each, axis=i, weights=np.asarray(root.places.weights()), keepdims=True)
     return float(np.mean(each))
-
-
-def at_indices(law: Law, axis: int, x: np.ndarray) -> Array:
-    """What is known at each index along an axis, on the nodes of a law: their mean if it tells none apart."""
-    if (i := position_along(law, axis)) is None:
-        return xp.asarray(np.mean(x))
-    along = [-1 if k == i else 1 for k in range(law.nodes.ndim)]
-    return xp.asarray(means_of(_of(law.roots[i]), x).reshape(along))
-
-
-def evened(law: Law, axis: int, x: np.ndarray) -> np.ndarray:
-    """The same at each index."""
-    if (i := position_along(law, axis)) is None:
-        return np.full(len(x), np.mean(x))
-    return means_of(_of(law.roots[i]), x)[_of(law.roots[i])]
 
 
 def _of(root: Root) -> np.ndarray:

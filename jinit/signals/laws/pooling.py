@@ -25,7 +25,7 @@ from jinit.signals.laws.roots import COTANGENT, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, Run, alike_in, copies_in, kernel_of, plain, run_of_sums, runs_of
 from jinit.signals.laws.runs import summed as summed_reach
 from jinit.signals.laws.smoothing import smoothed
-from jinit.signals.laws.windows import Windows
+from jinit.signals.laws.windows import Windows, at_indices, evened
 
 # Nodes for each level, by the number of levels.
 SIZES = {1: (64,), 2: (16, 48), 3: (4, 8, 16), 4: (4, 4, 6, 12)}
@@ -92,11 +92,11 @@ def _part(law: Law, entries: Reach, variance: Array, windows: Windows, folds: Fo
             terms = terms * own[i].mean_variance / n[i]
         elif i in entries.axes:
             alike = np.asarray([alike_in(x, entries.run(i)) for x in windows.numbers[i]])
-            terms = terms * places.at_indices(sums, i, alike)
+            terms = terms * at_indices(sums, i, alike)
     variance = folds.summed(variance, folds.indices - entries.axes, known)
     variance = variance * xp.asarray(terms, variance.dtype)
     lengths = {i: run_of_sums(entries.run(i), n.get(i), sums.shape[i] / law.shape[i]) for i in entries.axes}
-    lengths |= {i: Run.over(k, grouped(places.evened(sums, i, k.by_entry))) for i, k in own.items()}
+    lengths |= {i: Run.over(k, grouped(evened(sums, i, k.by_entry))) for i, k in own.items()}
     runs = plain(runs_of(lengths)) if is_traced(variance) else runs_of(lengths)
     return _Part(entries, Reach(entries.axes, runs, entries.fixed), variance)
 

@@ -12,8 +12,9 @@ from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.law import Law, plus_normal, rule
 from jinit.signals.laws.roots import Root
 
-# Of a mean over its deviation, the square: of more a sum of positive numbers is as good as normal.
-NORMAL = 100.0
+# Of a mean over its deviation, the square: of more a sum of positive numbers is as good as normal; of less
+# than the other it is next to nothing almost always, whatever its shape.
+NORMAL, LEAST = 10.0, 0.1
 # Shapes of gamma distributions that are told apart, for each factor of e.
 STEPS = 50
 
@@ -56,10 +57,13 @@ def _quantiles(variance: np.ndarray, z: np.ndarray, weights: np.ndarray) -> np.n
     steps = np.round(STEPS * np.log(np.maximum(variance, 1e-12))).astype(int)
     kinds, of = np.unique(steps, return_inverse=True)
     shape = np.exp(-kinds / STEPS)[:, None]
+    shape = np.maximum(shape, LEAST)
     low = special.gammaincinv(shape, special.ndtr(z)) / shape
     found = np.where(z > 0, special.gammainccinv(shape, special.ndtr(-z)) / shape, low)
     found = found[of.reshape(variance.shape)]
     found = found / (found @ weights)[..., None]
     has = ((found - 1) ** 2 @ weights)[..., None]
     exact = 1 + (found - 1) * np.sqrt(variance[..., None] / np.where(has > 0, has, 1))
-    return np.where(exact.min(axis=-1, keepdims=True) > 0, exact, found)
+    normal = 1 + z * np.sqrt(variance[..., None])
+    exact = np.where(variance[..., None] * LEAST > 1, normal, exact)
+    return np.where((exact.min(axis=-1, keepdims=True) > 0) | (variance[..., None] * LEAST > 1), exact, found)

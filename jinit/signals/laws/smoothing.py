@@ -23,16 +23,16 @@ from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.coarse import TAG
 from jinit.signals.laws.kernels import is_told_apart
-from jinit.signals.laws.law import Law, average, normal_nodes, rule, square_root
+from jinit.signals.laws.law import Law, average, normal_nodes
 from jinit.signals.laws.levels import Level
 from jinit.signals.laws.mixing import Mixing
 from jinit.signals.laws.roots import Root
 from jinit.signals.laws.runs import Reach, kernel_of, runs_of, sums_of
+from jinit.signals.laws.splitting import linear_in, split
+from jinit.signals.laws.windows import at_indices, evened
 
 # Of the largest node: what is linear in a normal variable differs by less from a straight line.
 NEAR = 1e-4
-# Nodes for what is left of an entry, at most.
-REST = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def smoothed(
     apart = math.prod(float(np.mean(m.shares.sum(1))) for k, m in windows.items() if k not in along)
     scale = apart * abs(slope) / math.sqrt(square)
     met = {k: windows[k].shares @ kernel.matrix for k, kernel in kernels.items()}
-    own = {k: places.evened(sums, k, np.diag(x)) for k, x in met.items()}
+    own = {k: evened(sums, k, np.diag(x)) for k, x in met.items()}
     correlation = _correlation(sums, own, scale, math.copysign(1.0, slope))
     left = math.prod(kernel.run for kernel in kernels.values())
     left -= 2 * scale**2 * math.prod(float(np.mean(own[k] * x.sum(1))) for k, x in met.items())
@@ -100,7 +100,7 @@ def smoothed(
 def _correlation(sums: Law, own: Mapping[int, np.ndarray], scale: float, sign: float) -> Law:
     """By place, that of an entry and the sum around it, of a product of numbers along each axis."""
     at = [i for i in places.positions(sums) if sums.roots[i].axes & own.keys()]
-    found = scale * math.prod(places.at_indices(sums, k, x) for k, x in own.items())
+    found = scale * math.prod(at_indices(sums, k, x) for k, x in own.items())
     nodes = sign * xp.asarray(np.clip(found, 0, 1), sums.nodes.dtype)
     sizes = [sums.nodes.shape[i] for i in at]
     weights, roots = tuple(sums.weights[i] for i in at), tuple(sums.roots[i] for i in at)
@@ -152,30 +152,12 @@ def _parted(law: Law, root: Root, weights: Array) -> Law:
     """A law, linear in the root of entries, in that of their sum and of the rest instead."""
     if is_traced(law.nodes) or (i := _source_in(law, root)) is None or normal_nodes(law, i) is None:
         return law
-    if np.max(np.abs(law.nodes - _linear(law, i)[2])) > NEAR * np.max(np.abs(law.nodes)):
+    if np.max(np.abs(law.nodes - linear_in(law, i)[2])) > NEAR * np.max(np.abs(law.nodes)):
         return law
     known, source = root.smoothed, law.roots[i]
     law, correlation = places.refined([law, known.correlation])
     at = places.union_of([law, correlation])
     law, ours = places.along(law, at), places.along(correlation, at).nodes
     i = law.roots.index(source)
-    few, mass = rule(min(law.weights[i].size, REST), law.nodes.dtype)
     ours = ours.reshape([*ours.shape, *(1,) * (law.nodes.ndim + 1 - ours.ndim)])
-    sums = rule(weights.size, law.nodes.dtype)[0].reshape([-1, 1, *(1,) * (law.nodes.ndim - 1 - i)])
-    rest = few.reshape([-1, *(1,) * (law.nodes.ndim - 1 - i)])
-    mean, slope, _ = _linear(law, i)
-    both = ours * sums + square_root(1 - ours**2) * rest
-    return dataclasses.replace(
-        law,
-        nodes=xp.expand_dims(mean, i) + xp.expand_dims(slope, i) * both,
-        weights=(*law.weights[:i], weights, mass, *law.weights[i + 1 :]),
-        roots=(*law.roots[:i], root, known.rest, *law.roots[i + 1 :]),
-    )
-
-
-def _linear(law: Law, i: int) -> tuple[Array, Array, Array]:
-    """The mean over a normal root, what it is multiplied by, and the law's nodes if it is linear in it."""
-    z = normal_nodes(law, i)
-    assert z is not None
-    mean, slope = average(law, [i]), average(law, [i], law.nodes * z)
-    return mean, slope, mean + slope * z
+    return split(law, i, root, weights, known.rest, ours)

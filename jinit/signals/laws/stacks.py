@@ -15,6 +15,7 @@ import numpy as np
 from jinit.signals.laws import joining
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.as_laws import as_law
+from jinit.signals.laws.coarse import as_coarse
 from jinit.signals.laws.elementwise import on_nodes
 from jinit.signals.laws.law import Law
 from jinit.signals.laws.moving import squeezed
@@ -58,8 +59,9 @@ class Stacks:
             return
         if eqn.primitive.name == "concatenate":
             axis = eqn.params["dimension"]
-            if len(ins) <= MOST and all(x.shape[axis] == 1 for x in ins):
-                self._keep(outs[0], [as_law(x, (name, "part", k)) for k, x in enumerate(ins)], axis)
+            parts = [part for k, x in enumerate(ins) for part in self._parts(x, axis, (name, "part", k))]
+            if len(parts) == outs[0].shape[axis] <= MOST:
+                self._keep(outs[0], parts, axis)
             return
         stack = next((s for s in map(self._of, ins) if s is not None), None)
         rest = [x for x in ins if self._of(x) is None]
@@ -94,9 +96,15 @@ class Stacks:
             law = joining.concatenated(parts, axis, out.shape, name)
             self._keep(law, parts, axis)
             return [law]
-        if kind in ALONG and tuple(eqn.params["axes"]) == (axis,):
+        if kind in ALONG and tuple(eqn.params["axes"]) == (axis,) and _have_something_in_common(stack.parts):
             return [_of_all(ALONG[kind], [squeezed(p, [axis], out.shape) for p in stack.parts], out, name)]
         return None
+
+    def _parts(self, value: Any, axis: int, name: Hashable) -> Sequence[Any]:
+        """Those of a stack, or the one that a value of one entry along the axis is."""
+        if (stack := self._of(value)) is not None and stack.axis == axis:
+            return stack.parts
+        return [as_law(value, name)] if value.shape[axis] == 1 else []
 
     def _keep(self, law: Law, parts: Sequence[Any], axis: int) -> None:
         if all(isinstance(p, Law) for p in parts):
@@ -104,6 +112,12 @@ class Stacks:
 
     def _of(self, value: Any) -> Stack | None:
         return self.known.get(_key(value)) if isinstance(value, Law) else None
+
+
+def _have_something_in_common(parts: Sequence[Law]) -> bool:
+    """Whether any two are functions of one variable: of others the sum of an array is known better."""
+    parts = as_coarse(parts)
+    return len({r for p in parts for r in p.roots}) < sum(len(p.roots) for p in parts)
 
 
 def _of_all(function: Callable[[Any], Any], parts: Sequence[Law], out: Any, name: Hashable) -> Law:

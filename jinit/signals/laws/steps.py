@@ -28,6 +28,10 @@ class Runs(Protocol):
         """The laws of its results."""
         ...
 
+    def in_loop(self) -> Runs:
+        """The same, at one step of a loop."""
+        ...
+
     def apart(self) -> Runs:
         """The same, which knows of nothing that was run so far: traced values must not leave their trace."""
         ...
@@ -95,7 +99,7 @@ def written_out(run: Runs, eqn: Any, ins: Sequence[Value], at: tuple[int, ...]) 
         ins[num_consts : num_consts + num_carries],
         ins[num_consts + num_carries :],
     )
-    steps = range(eqn.params["length"])
+    steps, run = range(eqn.params["length"]), run.in_loop()
     ys: dict[int, Sequence[Value]] = {}
     for k in reversed(steps) if eqn.params["reverse"] else steps:
         here = [_at_step(x, k) for x in xs]

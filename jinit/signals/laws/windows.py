@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from jinit._typing import Array
 from jinit.signals.laws import places
+from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.classes import means_of
 from jinit.signals.laws.law import Law
 from jinit.signals.laws.meeting import entries_of
 from jinit.signals.laws.mixing import Mixing
+from jinit.signals.laws.roots import Root
 from jinit.signals.laws.runs import plain
 
 
@@ -78,6 +82,26 @@ def windows_of(eqn: Any) -> Windows:
             found[i] = entries_of(before[i], window, after[i], steps[i], p["padding"][i], base[i], wide[i])
     sliding = frozenset(i for i in found if base[i] == steps[i] == 1)
     return Windows(found, sliding, tuple(before))
+
+
+def at_indices(law: Law, axis: int, x: np.ndarray) -> Array:
+    """What is known at each index along an axis, on the nodes of a law: their mean if it tells none apart."""
+    if (i := places.position_along(law, axis)) is None:
+        return xp.asarray(np.mean(x))
+    along = [-1 if k == i else 1 for k in range(law.nodes.ndim)]
+    return xp.asarray(means_of(_classes(law.roots[i]), x).reshape(along))
+
+
+def evened(law: Law, axis: int, x: np.ndarray) -> np.ndarray:
+    """The same at each index."""
+    if (i := places.position_along(law, axis)) is None:
+        return np.full(len(x), np.mean(x))
+    return means_of(_classes(law.roots[i]), x)[_classes(law.roots[i])]
+
+
+def _classes(root: Root) -> np.ndarray:
+    assert root.places is not None
+    return np.asarray(root.places.of)
 
 
 def _matrix(entries: np.ndarray, size: int) -> np.ndarray:
