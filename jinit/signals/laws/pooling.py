@@ -74,7 +74,8 @@ def pooled(law: Law, windows: Windows, shape: Sequence[int], name: Hashable) -> 
 def _part(law: Law, entries: Reach, variance: Array, windows: Windows, folds: Folds, sums: Law) -> _Part:
     n, own, known = windows.counts, dict[int, Kernel](), dict[int, np.ndarray]()
     place_by_place = {fold.index: fold for fold in folds.folds}
-    for i in entries.axes & windows.mixing.keys():
+    known_runs = {i for i, run in entries.runs if isinstance(run, Run)}
+    for i in entries.axes & windows.mixing.keys() & (windows.sharing | known_runs):
         kernel, fold = kernel_of(entries.run(i), law.shape[i]), place_by_place.get(i)
         if fold is not None and not is_traced(variance):
             kernel = kernel.scaled(grouped(folds.deviation(variance, fold)))
@@ -123,7 +124,7 @@ def _with_normals(mean: Law, parts: Sequence[_Part], law: Law, windows: Windows,
 
 def _standardised(windows: Windows, variance: Array, mean: Law) -> dict[int, Mixing]:
     """Along each axis the windows around all entries, by place over the deviation there; else none."""
-    if windows.sliding & windows.mixing.keys() != windows.counts.keys() or is_traced(variance):
+    if not windows.sliding & windows.sharing >= windows.counts.keys() or is_traced(variance):
         return {}
     whole = places.mean_over(variance, mean.roots)
     deviations = {i: np.sqrt(places.along_axis(variance, mean.roots, i) / whole) for i in windows.mixing}

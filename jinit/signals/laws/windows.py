@@ -46,10 +46,16 @@ class Windows:
 
     @functools.cached_property
     def mixing(self) -> dict[int, Mixing]:
-        """Along axes along which windows share entries, windows as rows of what lies along them."""
+        """Windows as rows of what lies along an axis."""
         found = {i: _matrix(self.entries[i], self.sizes[i]) for i in self.numbers}
-        shared = {i for i, x in found.items() if (x > 0).sum(0).max() > 1 < (x > 0).sum(1).max()}
-        return {i: Mixing.of((0, 1), x, np.ones(len(x))) for i, x in found.items() if i in shared}
+        return {i: Mixing.of((0, 1), x, np.ones(len(x))) for i, x in found.items()}
+
+    @functools.cached_property
+    def sharing(self) -> frozenset[int]:
+        """The axes along which windows share entries."""
+        each = {i: x[x >= 0] for i, x in self.entries.items() if i in self.numbers}
+        several = {i for i, x in each.items() if x.size and np.bincount(x).max() > 1}
+        return frozenset(i for i in several if self.numbers[i].max() > 1)
 
     def middles(self, law: Law) -> Law:
         """The law of entries by place of a window: its neighbours are taken to be like that in its middle."""
