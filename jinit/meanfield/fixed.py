@@ -294,7 +294,6 @@ def _margin(x: Array) -> float:
 
 
 def _depth_scale(chi: Array) -> Array:
-    size = jnp.abs(chi)
-    return jnp.where(
-        size < 1, -1 / jnp.log(jnp.where(size < 1, size, 0.5)), jnp.where(size == 1, jnp.inf, jnp.nan)
-    )
+    size, margin = jnp.abs(chi), _margin(chi)
+    below, beyond = size < 1 - margin, ~(size <= 1 + margin)
+    return jnp.where(below, -1 / jnp.log(jnp.where(below, size, 0.5)), jnp.where(beyond, jnp.nan, jnp.inf))

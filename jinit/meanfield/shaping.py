@@ -76,8 +76,8 @@ def dks(
       A `jinit.meanfield.ShapedActivation`.
 
     Raises:
-      ValueError: if both or neither of `depth` and `maximal_c_map` are given, if `zeta` is not above 1, or if
-        there is no solution (relu: use `jinit.meanfield.tat_leaky_relu`).
+      ValueError: if both or neither of `depth` and `maximal_c_map` are given, if `zeta` is not above 1, if
+        the activation jumps, or if there is no solution (relu: use `jinit.meanfield.tat_leaky_relu`).
 
     Example:
       >>> import jax.numpy as jnp, jinit
@@ -235,6 +235,10 @@ def _shaped(
     smooth: bool,
 ) -> ShapedActivation:
     function = integrand(caller, activation)
+    if function.panels.jumps:
+        must = "`activation` must be continuous, or its correlation map is infinitely steep at one"
+        got = f"activation={activation!r}, which jumps at {function.panels.jumps[0]:.6g}"
+        raise ValueError(message(caller, must, got))
     shape: Shape | None = solved_shape(function, conditions, bend, smooth=smooth)
     if shape is None:
         advice = "Positively homogeneous activations have none: use `jinit.meanfield.tat_leaky_relu`."

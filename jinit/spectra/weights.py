@@ -30,6 +30,7 @@ class WeightSpectrum:
     Attributes:
       singular_values: in descending order, `[..., k]`, k the smaller side.
       variance: mean square of the entries, `[...]`.
+      kurtosis: mean fourth power of the entries over the square of that: 3 for normal ones.
       expected_variance: that of the law compared with: as declared, else `variance` again.
       distance: Kolmogorov-Smirnov distance of `s²` from Marchenko and Pastur's law of that variance.
       distance_bound: what `distance` stays below for independent entries; a bound far under that for
@@ -53,6 +54,7 @@ class WeightSpectrum:
 
     singular_values: Array
     variance: Array
+    kurtosis: Array
     expected_variance: Array
     distance: Array
     distance_bound: float = dataclasses.field(metadata={"static": True})
@@ -69,7 +71,8 @@ class WeightSpectrum:
         """What each kernel is, on the host, in one word; an array of words where there are batch axes.
 
         `"nonfinite"`; `"zero"`; `"vector"` (one singular value tells nothing); `"rescaled"` (the mean square
-        is off the declared variance by more than five standard errors of Gaussian entries); `"orthogonal"`
+        is off the declared one by more than five standard errors, by the entries' own fourth moment);
+        `"orthogonal"`
         (all singular values equal to rounding); `"outliers"` (some beyond the bulk's edges); `"random"` (the
         bulk is that of independent entries of the expected variance); `"other"`.
 
@@ -80,7 +83,7 @@ class WeightSpectrum:
         found = {f.name: np.asarray(getattr(self, f.name)) for f in dataclasses.fields(self)}
         beyond = found["outliers"] + found["stragglers"] > 0
         fits = found["distance"] <= self.distance_bound
-        error = 5 * math.sqrt(2 / math.prod(self.shape)) + self.tolerance
+        error = 5 * np.sqrt(np.maximum(found["kurtosis"] - 1, 2) / math.prod(self.shape)) + self.tolerance
         off = np.abs(found["variance"] - found["expected_variance"]) > error * found["expected_variance"]
         conditions = {
             "nonfinite": ~np.isfinite(found["variance"]),
@@ -116,9 +119,10 @@ def weight_spectrum(
       in_axes: the axis or axes of the inputs, as `in_axes` of `jinit.audit`'s `WeightUse`.
       out_axes: the axis or axes of the outputs.
       batch_axes: the axis or axes of independent kernels: scanned layers, experts.
-      expected: the variance of an entry, or an initializer, whose `variance(shape)` is taken; those of JAX
-        and Flax count as those of jinit of the same name. None compares with the weight's own mean square, so
-        that only the form of the spectrum counts.
+      expected: the mean square of an entry, or an initializer, whose own is taken; those of JAX and Flax
+        count as those of jinit of the same name. A mean that is not zero is one outlier, `√(rows columns)`
+        times as large, and so are single entries far larger than all others. None compares with the
+        weight's own mean square, so that only the form of the spectrum counts.
       significance: probability that a matrix of independent entries shows an outlier.
 
     Returns:
@@ -182,6 +186,7 @@ def _compare(
     return WeightSpectrum(
         singular_values=values,
         variance=variance,
+        kurtosis=jnp.mean(jnp.abs(matrix) ** 4, axis=(-2, -1)) / jnp.where(variance > 0, variance, 1) ** 2,
         expected_variance=law,
         distance=_distance(unit, rows, columns),
         distance_bound=((1 if declared is None else 3) + math.log(k)) / k,
@@ -214,12 +219,13 @@ def _as_matrix(caller: str, weight: Array, in_axes: Axes, out_axes: Axes, batch_
 
 
 def _expected(caller: str, expected: Any, shape: tuple[int, ...]) -> float | None:
-    """The variance of an entry: as given, or that which an initializer gives an array of this shape."""
+    """The mean square of an entry: as given, or that which an initializer gives an array of this shape."""
     if expected is None:
         return None
     init = known(expected) or expected
     if callable(getattr(init, "variance", None)):
-        expected = init.variance(shape)
+        mean = init.mean(shape) if callable(getattr(init, "mean", None)) else 0.0
+        expected = init.variance(shape) + abs(mean) ** 2
     elif callable(expected):
         must = "`expected` must be a variance, or an initializer whose variance is known"
         advice = (
