@@ -29,7 +29,8 @@ HEAD = ("| network | input | output | cotangent | weight gradient |", "|---|---|
 INTRODUCTION = """# Agreement at every site
 
 Predicted over measured second moments, from variances alone, against the mean over 12 draws of the weights,
-whose standard error is about 0.01 forward and 0.02 to 0.05 backward (`python -m experiments.predicted_agreement`).
+whose standard error is about 0.01 forward and 0.02 to 0.05
+backward: `python -m experiments.predicted_agreement`.
 [Predicting](predicting.md) has the range of each network, and says where errors come from."""
 BEGIN, END = "<!-- agreement -->\n", "<!-- end of agreement -->"
 Made = tuple[Callable[..., Any], Callable[[jax.Array], Any], tuple[Any, ...], dict[str, Any]]
