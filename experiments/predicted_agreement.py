@@ -28,10 +28,8 @@ FIELDS = ("input", "output", "cotangent", "weight_gradient")
 HEAD = ("| network | input | output | cotangent | weight gradient |", "|---|---|---|---|---|")
 INTRODUCTION = """# Agreement at every site
 
-Predicted over measured second moments, from variances alone, against the mean over 12 draws of the weights,
-whose standard error is about 0.01 forward and 0.02 to 0.05
-backward: `python -m experiments.predicted_agreement`.
-[Predicting](predicting.md) has the range of each network, and says where errors come from."""
+Predicted over measured second moments (`python -m experiments.predicted_agreement`).
+[Predicting](predicting.md) says where errors come from."""
 BEGIN, END = "<!-- agreement -->\n", "<!-- end of agreement -->"
 Made = tuple[Callable[..., Any], Callable[[jax.Array], Any], tuple[Any, ...], dict[str, Any]]
 
@@ -262,27 +260,24 @@ def ratios(name: str) -> dict[str, dict[str, float]]:
 
 def row(name: str, found: dict[str, dict[str, float]]) -> str:
     """A line of the table."""
-    cells = []
-    for field in FIELDS:
-        values = [fields[field] for fields in found.values() if field in fields]
-        cells.append(f"{min(values):.2f}–{max(values):.2f}")
-    return f"| {name} | " + " | ".join(cells) + " |"
+    values = [[fields[field] for fields in found.values() if field in fields] for field in FIELDS]
+    return f"| {name} | " + " | ".join(f"{min(v):.2f}–{max(v):.2f}" for v in values) + " |"
 
 
 def sites(name: str, found: dict[str, dict[str, float]]) -> str:
-    """The table of all sites of a network."""
+    """The table of all sites of a network, under its name."""
     lines = [f"## {name[0].upper()}{name[1:]}", "", HEAD[0].replace("network", "site"), HEAD[1]]
     for site, fields in found.items():
-        cells = (f"{fields[field]:.2f}" if field in fields else "" for field in FIELDS)
-        lines.append(f"| `{site}` | " + " | ".join(cells) + " |")
+        cells = [f"`{site}`", *(f"{fields[field]:.2f}" if field in fields else "" for field in FIELDS)]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
     """Prints every site, then the table; writes the table, and a page of all sites, where told."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--write", type=Path)
-    parser.add_argument("--sites", type=Path)
+    for option in ("--write", "--sites"):
+        parser.add_argument(option, type=Path)
     parser.add_argument("networks", nargs="*")
     arguments = parser.parse_args()
     lines, page = list(HEAD), []
@@ -290,8 +285,7 @@ def main() -> None:
         found = ratios(name)
         for site, fields in found.items():
             print(f"{site:60s}", *(f"{field} {value:.3f}" for field, value in fields.items()), flush=True)
-        lines.append(row(name, found))
-        page.append(sites(name, found))
+        lines, page = [*lines, row(name, found)], [*page, sites(name, found)]
         print(lines[-1], flush=True)
     if arguments.sites is not None:
         arguments.sites.write_text("\n\n".join([INTRODUCTION, *page]) + "\n")

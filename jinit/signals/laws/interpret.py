@@ -26,6 +26,7 @@ from jinit.signals.laws.masked import of_matrix
 from jinit.signals.laws.meeting import Contraction
 from jinit.signals.laws.noise import coin, noise
 from jinit.signals.laws.roots import SIGNAL, WEIGHT
+from jinit.signals.laws.row_sizes import with_sizes
 from jinit.signals.laws.rules import RULES, contracted, contraction_of, rows_added
 from jinit.signals.laws.steps import picked
 from jinit.signals.laws.twins import Twins
@@ -264,6 +265,8 @@ def contraction(eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:
         elif isinstance(x, Held) and jnp.issubdtype(x.dtype, jnp.floating):
             examples = frozenset(range(len(x.shape))) - how.free[i] if gradient else how.free[i]
             law = of_weight(x, (at, i)) if x.source == {PARAMS} else of_examples(x, examples, (at, i))
+            if INPUTS in x.source and eqn.primitive.name == "dot_general":
+                law = with_sizes(law, x, examples)
             summed = frozenset(k for k, to in enumerate(how.axes[i]) if to and to <= how.counts.keys())
             law = with_fixed_sums(law, x, summed)
             laws.append(dataclasses.replace(law, origin=Variable(x.array)))
