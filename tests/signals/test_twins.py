@@ -63,6 +63,27 @@ def test_what_all_examples_share_by_one_weight():
     np.testing.assert_allclose(found["c"].input.second_moment, expected, rtol=0.05)
 
 
+@pytest.mark.parametrize("joined", [lambda u, v: jnp.abs(u - v), lambda u, v: u * v])
+def test_encoders_of_two_layers(joined):
+    """Of independent inputs, by a NumPy integral: `relu` twice, then what both are compared by."""
+    x, y = normal(0, 32, WIDTH), normal(1, 32, WIDTH)
+
+    def apply(p: Any, x: Any, y: Any) -> Any:
+        u, v = (jax.nn.relu(jax.nn.relu(z @ p["a"]) @ p["b"]) for z in (x, y))
+        return joined(u, v) @ p["c"]
+
+    found = predicted(apply, x, y, a=(WIDTH, WIDTH), b=(WIDTH, WIDTH), c=(WIDTH, 8))
+    z, w = np.polynomial.hermite_e.hermegauss(200)
+    w, own = w / w.sum(), np.sqrt(1 - 1 / np.pi)  # of two rectified normals the mean product is 1 / (2π)
+    scale = np.sqrt(0.5)
+    u = np.maximum(z[:, None, None] / np.sqrt(np.pi) + own * z[:, None], 0) * scale
+    v = np.maximum(z[:, None, None] / np.sqrt(np.pi) + own * z, 0) * scale
+    squares = np.asarray(joined(jnp.asarray(u, jnp.float32), jnp.asarray(v, jnp.float32))) ** 2
+    np.testing.assert_allclose(
+        found["c"].input.second_moment, np.einsum("ijk,i,j,k", squares, w, w, w), rtol=0.03
+    )
+
+
 def test_the_same_signal_and_weight_are_the_same():
     x = normal(0, 64, WIDTH)
 

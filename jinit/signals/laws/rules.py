@@ -14,6 +14,7 @@ from jinit._typing import Array
 from jinit.jaxprs.graph import COPIES
 from jinit.signals.laws import joining, moving, places
 from jinit.signals.laws.arrays import xp
+from jinit.signals.laws.coarse import as_coarse
 from jinit.signals.laws.contracting import contract
 from jinit.signals.laws.extremes import maximum
 from jinit.signals.laws.holding import unknown
@@ -39,7 +40,7 @@ def contraction_of(eqn: Any) -> Contraction:
 
 def contracted(eqn: Any, laws: list[Law], name: Hashable, weight: int | None = None) -> list[Law]:
     """A contraction of two laws."""
-    a, b = as_float(laws[0]), as_float(laws[1])
+    a, b = as_coarse([as_float(laws[0]), as_float(laws[1])])
     how, aval = contraction_of(eqn), eqn.outvars[0].aval
     if _share_summed_roots(a, b, how):
         return [_contracted_together(a, b, how, aval, name)]

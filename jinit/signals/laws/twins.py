@@ -16,9 +16,11 @@ import numpy as np
 
 from jinit.signals.laws.arrays import is_traced
 from jinit.signals.laws.as_laws import as_law
+from jinit.signals.laws.coarse import coarser
+from jinit.signals.laws.grids import grid_of
 from jinit.signals.laws.law import Law, mean_square, normal_nodes, two_moments
 from jinit.signals.laws.levels import Level
-from jinit.signals.laws.pointwise import pointwise
+from jinit.signals.laws.pointwise import TIDY, pointwise
 from jinit.signals.laws.roots import PLACE
 from jinit.signals.laws.splitting import linear_in, split
 from jinit.signals.laws.values import Held, Value
@@ -56,6 +58,8 @@ class Twins:
             both = [contract(_plus(signal, other, sign, name), (name, "twin", sign)) for sign in (1, -1)]
             if all(isinstance(x, Law) for x in both):
                 out = _beside(out, sums, both[0], both[1], name)
+                if grid_of([out]) > TIDY:  # functions of so many nodes are put on roots of their own
+                    (out,) = coarser([out])
         if len(before) < MOST:
             before.append((signal, out))
         return out
