@@ -23,7 +23,13 @@ def with_sizes(law: Law, value: Held, rows: Axes) -> Law:
     Behind weights each row is normal of its own variance, so that all of them together are not.
     """
     x = value.array
-    if is_traced(x) or x.shape != value.shape or not rows or not jnp.issubdtype(x.dtype, jnp.floating):
+    if (
+        is_traced(x)
+        or x.shape != value.shape
+        or not rows
+        or not x.size
+        or not jnp.issubdtype(x.dtype, jnp.floating)
+    ):
         return law
     along = tuple(i for i in range(x.ndim) if i not in rows)
     squares = np.mean(np.square(np.asarray(x, np.float64)), axis=along).ravel()

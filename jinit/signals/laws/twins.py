@@ -90,6 +90,8 @@ def _correlation(a: Value, b: Value, name: Hashable) -> float:
     if isinstance(a, Held) and isinstance(b, Held):
         if is_traced(a.array) or is_traced(b.array) or not jnp.issubdtype(a.dtype, jnp.floating):
             return 0.0
+        if a.shape != b.shape or 0 in a.shape:
+            return 0.0
         x, y = (np.asarray(v.whole(), np.float64) for v in (a, b))
         found, sizes = np.mean(x * y), np.mean(x * x) * np.mean(y * y)
     elif isinstance(a, Law) and isinstance(b, Law) and not (is_traced(a.nodes) or is_traced(b.nodes)):
