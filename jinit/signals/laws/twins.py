@@ -70,7 +70,11 @@ def _key(eqn: Any, weight: Value, at: int) -> Hashable | None:
     if isinstance(weight, Held):
         known = None if is_traced(weight.array) else (id(weight.array), weight.shape)
     elif isinstance(weight, Law):
-        known = None if is_traced(weight.nodes) else (weight.roots, weight.shape, weight.nodes.tobytes())
+        known = (
+            None
+            if is_traced(weight.nodes)
+            else (weight.roots, weight.shape, np.asarray(weight.nodes).tobytes())
+        )
     else:
         known = None
     how = tuple(sorted((k, str(v)) for k, v in eqn.params.items() if "sharding" not in k))
