@@ -209,7 +209,7 @@ _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpo
 _CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 RULES = {
     **dict.fromkeys(_CALLS, _Builder.call),
-    **dict.fromkeys(("stack", "unstack"), _Builder.call),
+    **dict.fromkeys(("stack", "unstack", "call_hi_primitive"), _Builder.call),
     **dict.fromkeys((*_CUSTOM, "shard_map"), _Builder.enclosure),
     primitives.scan_p.name: _Builder.scan,
     primitives.while_p.name: _Builder.loop,
@@ -221,7 +221,9 @@ _UPDATE_RULES = ("scatter", "reduce", "select_and", "cum", "arg")
 
 
 def called(eqn: Any) -> Any:
-    """The one jaxpr that a call-like equation runs; of a `stack` or `unstack`, the one that it stands for."""
+    """The one jaxpr that a call-like equation runs; of a `stack` and the like, the one that it stands for."""
+    if eqn.primitive.name == "call_hi_primitive":  # such as `searchsorted` of newer JAX
+        return jax.make_jaxpr(eqn.params["_prim"].expand)(*(v.aval for v in eqn.invars))
     if eqn.primitive.name in _STANDS_FOR:
         operands = tuple((v.aval.shape, v.aval.dtype) for v in eqn.invars)
         return _written_out(eqn.primitive.name, eqn.params["axis"], operands)

@@ -196,6 +196,6 @@ def _while(run: Runs, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[V
 _CALLS = (
     "jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint",
     "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr",
-    "stack", "unstack",
+    "stack", "unstack", "call_hi_primitive",
 )  # fmt: skip
 CONTROL = {**dict.fromkeys(_CALLS, _call), "scan": _scan, "cond": _cond, "while": _while}
