@@ -72,6 +72,17 @@ def test_pieces_of_opposite_sign(axis):
     np.testing.assert_allclose(found["a"].cotangent.second_moment, 1, rtol=1e-3)
 
 
+def test_entries_that_equal_the_largest_are_refused():
+    """They counted as nothing."""
+
+    def apply(p: Any, x: Any) -> Any:
+        h = (x @ p["a"]).reshape(64, -1, 2)
+        return jnp.where(h == h.max(-1, keepdims=True), h, 0).reshape(64, -1) @ p["b"]
+
+    with pytest.raises(NotImplementedError, match=r"two random numbers are equal.*test_at_one_place"):
+        predicted(apply, a=(WIDTH, WIDTH), b=(WIDTH, WIDTH))
+
+
 @pytest.mark.parametrize("heads", [1, 4])
 def test_rotated_halves(heads):
     """Rotary embeddings: what comes back is as large, of several heads it was half as large."""

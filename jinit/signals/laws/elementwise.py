@@ -18,6 +18,8 @@ from jinit.signals.laws.masks import marked
 from jinit.signals.laws.pointwise import pointwise
 from jinit.signals.laws.roots import MASK, PLACE
 
+# Of numbers of at most so many values it is known how often two are equal.
+FEW = 16
 # Primitives that NumPy computes to the same bits (but for subnormal numbers), with nothing to compile.
 SAME = {
     "abs": np.abs, "neg": np.negative, "square": np.square, "max": np.maximum, "min": np.minimum,
@@ -52,6 +54,15 @@ def _is_affine(kind: str, laws: Sequence[Law]) -> bool:
     random = [i for i, x in enumerate(laws) if places.others(x)]
     alone = len(random) == 1 and (kind in ("mul", "neg") or (kind == "div" and random == [0]))
     return (alone or kind in ("add", "add_any", "sub")) and all(laws[i].is_normal for i in random)
+
+
+def are_never_equal(laws: Sequence[Any]) -> bool:
+    """Whether two floating laws have nothing in common, and next to no value."""
+    floating = all(jnp.issubdtype(x.dtype, jnp.floating) and x.roots for x in laws)
+    if not floating or any(is_traced(x.nodes) for x in laws) or {*laws[0].roots} & {*laws[1].roots}:
+        return False
+    values = [np.unique(np.asarray(x.nodes)) for x in laws]
+    return min(map(len, values)) > FEW
 
 
 def on_nodes(eqn: Any, nodes: Sequence[Any]) -> list[Any]:

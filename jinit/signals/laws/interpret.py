@@ -18,7 +18,7 @@ from jinit.signals.laws import indexed, joint, lookups
 from jinit.signals.laws.arrays import is_traced, near
 from jinit.signals.laws.as_laws import as_law, of_examples, of_weight, with_fixed_sums
 from jinit.signals.laws.by_moments import MomentRule, by_moments
-from jinit.signals.laws.elementwise import elementwise
+from jinit.signals.laws.elementwise import are_never_equal, elementwise
 from jinit.signals.laws.holding import run_held, unknown
 from jinit.signals.laws.law import Law
 from jinit.signals.laws.loops import CONTROL
@@ -146,6 +146,10 @@ class Interpreter:
         if kind in RULES:
             return list(RULES[kind](eqn, laws, at))  # type: ignore[arg-type]
         if is_elementwise(eqn):
+            if kind in ("eq", "ne") and are_never_equal(laws):
+                return unknown(
+                    eqn, "when two random numbers are equal, as an entry and the largest, is not known"
+                )
             return [coin(x) for x in elementwise(eqn, laws, at)]  # type: ignore[arg-type]
         return unknown(eqn, f"`{kind}` has no rule")
 
