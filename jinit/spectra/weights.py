@@ -72,9 +72,8 @@ class WeightSpectrum:
 
         `"nonfinite"`; `"zero"`; `"vector"` (one singular value tells nothing); `"rescaled"` (the mean square
         is off the declared one by more than five standard errors, by the entries' own fourth moment);
-        `"orthogonal"`
-        (all singular values equal to rounding); `"outliers"` (some beyond the bulk's edges); `"random"` (the
-        bulk is that of independent entries of the expected variance); `"other"`.
+        `"orthogonal"` (all singular values equal to rounding); `"outliers"` (some beyond the bulk's edges);
+        `"random"` (the bulk is that of independent entries of the expected variance); `"other"`.
 
         Raises:
           TypeError: under `jax.jit` and the like, where there are no values.

@@ -74,7 +74,8 @@ def as_law(value: Value, name: Hashable) -> Law | Unknown:
         return _of_rows(value, varying, name)
     weight = value.source == {PARAMS}
     numbers = x.reshape(-1).astype(node_dtype(dtype))
-    nodes, weights, normal = _quantiles(numbers, 8 if weight else 64, _is_normal(numbers, weight))
+    normal = _is_normal(numbers, weight)
+    nodes, weights = _quantiles(numbers, 8 if weight else 64, normal)
     law = _on_roots(value, nodes, (weights,), (Root(name, frozenset(varying)),))
     return dataclasses.replace(law, is_normal=normal)
 
@@ -83,17 +84,17 @@ def _on_roots(value: Held, nodes: Array, weights: tuple[Array, ...], roots: tupl
     return Law(nodes, weights, roots, value.shape, jnp.dtype(value.dtype))
 
 
-def _quantiles(x: Array, size: int, normal: bool) -> tuple[Array, Array, bool]:
-    """Nodes with the mean and variance of `x`, at its quantiles, their weights, and whether it is normal."""
+def _quantiles(x: Array, size: int, normal: bool) -> tuple[Array, Array]:
+    """Nodes with the mean and variance of `x`, at its quantiles or those of a normal; and their weights."""
     z, w = gaussian(size)
     share = xp.asarray(np.cumsum(w) - w / 2, x.dtype)
     weights = xp.asarray(w, x.dtype)
     if normal:
-        return xp.mean(x) + square_root(xp.var(x)) * xp.asarray(z, x.dtype), weights, True
+        return xp.mean(x) + square_root(xp.var(x)) * xp.asarray(z, x.dtype), weights
     nodes = xp.interp(share, xp.asarray((np.arange(x.size) + 0.5) / x.size, x.dtype), xp.sort(x))
     nodes = nodes - xp.sum(weights * nodes)
     has, wants = xp.sum(weights * nodes**2), xp.var(x)
-    return xp.mean(x) + nodes * square_root(ratio(wants, has)), weights, False
+    return xp.mean(x) + nodes * square_root(ratio(wants, has)), weights
 
 
 def _is_normal(x: Array, weight: bool) -> bool:
@@ -138,7 +139,8 @@ def _of_rows(value: Held, varying: tuple[int, ...], name: Hashable) -> Law:
     nodes, weights, roots, normal = xp.zeros((), x.dtype), [], [], True
     for k, (own, piece, size) in enumerate(pieces):
         numbers = piece.reshape(-1)
-        points, w, known = _quantiles(numbers, size, _is_normal(numbers, value.source == {PARAMS}))
+        known = _is_normal(numbers, value.source == {PARAMS})
+        points, w = _quantiles(numbers, size, known)
         normal = normal and known
         scaled = _with_variance(points, w, left if piece is rest else parts[own])
         nodes = nodes[..., None] + scaled.reshape((1,) * k + (-1,))

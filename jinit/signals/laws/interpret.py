@@ -74,9 +74,7 @@ class Interpreter:
         for i, eqn in _alive(jaxpr):
             ins, kind = [read(v) for v in eqn.invars], eqn.primitive.name
             of_entries = eqn.primitive not in self.rules and _is_of_entries(eqn, ins)
-            outs: Any = self.makers.images.added(eqn, ins, (*at, i))
-            outs = self.makers.pieces.added(eqn, ins, (*at, i)) if outs is None else outs
-            outs = self.makers.stacks.along(eqn, ins, (*at, i)) if outs is None else outs
+            outs: Any = self.makers.by_parts(eqn, ins, (*at, i))
             if outs is None and of_entries:
                 outs = joint.again(eqn, self.makers, ins, (*at, i))
             if outs is None:

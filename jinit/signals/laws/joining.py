@@ -125,21 +125,21 @@ class Pieces:
                 self._note_cut(law, outs[0], cuts[0], p["start_indices"][cuts[0]])
 
     def _note_cut(self, law: Law, out: Law, axis: int, start: int) -> None:
-        self.known[_key(out)] = Piece(out, law, axis, tuple(range(start, start + out.shape[axis])))
+        self.known[out.identity] = Piece(out, law, axis, tuple(range(start, start + out.shape[axis])))
 
     def _note_padded(self, padding: Any, law: Law, out: Law) -> None:
-        if (piece := self.known.get(_key(law))) is None or out.shape != piece.source.shape:
+        if (piece := self.known.get(law.identity)) is None or out.shape != piece.source.shape:
             return
         low, high, interior = padding[piece.axis]
         if min(low, high) >= 0 == interior:
             order = (NONE,) * low + piece.order + (NONE,) * high
-            self.known[_key(out)] = dataclasses.replace(piece, law=out, order=order)
+            self.known[out.identity] = dataclasses.replace(piece, law=out, order=order)
 
     def added(self, eqn: Any, ins: Sequence[Any], name: Hashable) -> list[Law] | None:
         """The sum of two pieces side by side that are all of an array, which is that in another order."""
         if eqn.primitive.name not in ("add", "add_any") or not all(isinstance(x, Law) for x in ins):
             return None
-        a, b = (self.known.get(_key(x)) for x in ins)
+        a, b = (self.known.get(x.identity) for x in ins)
         if a is None or b is None or a.source is not b.source or a.axis != b.axis:
             return None
         if any(i != NONE != j for i, j in zip(a.order, b.order, strict=True)):
@@ -150,7 +150,3 @@ class Pieces:
         law = places.picked(a.source, {a.axis: np.asarray(order)})
         law = _in_order(law, order, a.axis)
         return [rearranged(law, frozenset([a.axis]), law.shape, name)]
-
-
-def _key(law: Law) -> Hashable:
-    return id(law.nodes), law.roots, law.shape

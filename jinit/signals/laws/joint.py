@@ -77,6 +77,11 @@ class Makers:
         self.values |= found
         return tuple(key for key, _ in found)
 
+    def by_parts(self, eqn: Any, ins: Sequence[Value], name: Hashable) -> list[Law] | None:
+        """The laws of results, by what the operands are known to be parts, sums or stacks of; or nothing."""
+        ways = (self.images.added, self.pieces.added, self.stacks.along)
+        return next((found for way in ways if (found := way(eqn, ins, name)) is not None), None)
+
     def note(self, eqn: Any, ins: Sequence[Value], outs: Sequence[Value]) -> None:
         """Remember an equation that was run on laws, entry by entry."""
         making = Making(eqn, self.keys_of(ins), self.keys_of(outs), len(self.made))

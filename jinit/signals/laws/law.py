@@ -74,6 +74,11 @@ class Law:
         """What tells it from other variables, also of those that the program begins with."""
         return tuple(r.name for r in self.roots) if self.origin is None else self.origin
 
+    @property
+    def identity(self) -> Hashable:
+        """What tells the very same nodes, while they are kept, from those of other laws."""
+        return id(self.nodes), self.roots, self.shape
+
     def axes_varying(self) -> Axes:
         """Axes along which entries differ."""
         return frozenset().union(*(r.axes for r in self.roots))

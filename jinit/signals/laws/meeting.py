@@ -143,3 +143,11 @@ def entries_of(
     at = np.arange(places)[:, None] * stride + np.arange(window)[None] * window_dilation - padding[0]
     meets = (at >= 0) & (at <= (size - 1) * dilation) & (at % dilation == 0)
     return np.where(meets, at // dilation, -1)
+
+
+def matrix_of(entries: np.ndarray, size: int) -> np.ndarray:
+    """How often each place of `entries`, `[place, tap]`, has each of `size` entries."""
+    rows, taps = np.nonzero(entries >= 0)
+    matrix = np.zeros((len(entries), size))
+    np.add.at(matrix, (rows, entries[rows, taps]), 1.0)
+    return matrix

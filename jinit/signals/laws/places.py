@@ -254,7 +254,7 @@ def along_axis(x: Array, roots: Sequence[Root], axis: int) -> np.ndarray:
         return np.asarray(mean_over(x, roots))
     by_class = np.moveaxis(np.asarray(x), known, 0)
     rest = [r for i, r in enumerate(roots) if i != known]
-    return np.stack([mean_over(each, rest) for each in by_class])[_of(roots[known])]
+    return np.stack([mean_over(each, rest) for each in by_class])[classes_of(roots[known])]
 
 
 def mean_over(x: Array, roots: Sequence[Root]) -> float:
@@ -266,7 +266,8 @@ def mean_over(x: Array, roots: Sequence[Root]) -> float:
     return float(np.mean(each))
 
 
-def _of(root: Root) -> np.ndarray:
+def classes_of(root: Root) -> np.ndarray:
+    """The class of each index along the axis of a root of places."""
     assert root.places is not None
     return np.asarray(root.places.of)
 

@@ -64,6 +64,6 @@ def _quantiles(variance: np.ndarray, z: np.ndarray, weights: np.ndarray) -> np.n
     found = found / (found @ weights)[..., None]
     has = ((found - 1) ** 2 @ weights)[..., None]
     exact = 1 + (found - 1) * np.sqrt(variance[..., None] / np.where(has > 0, has, 1))
-    normal = 1 + z * np.sqrt(variance[..., None])
-    exact = np.where(variance[..., None] * LEAST > 1, normal, exact)
-    return np.where((exact.min(axis=-1, keepdims=True) > 0) | (variance[..., None] * LEAST > 1), exact, found)
+    fits = exact.min(axis=-1, keepdims=True) > 0
+    wide, normal = variance[..., None] * LEAST > 1, 1 + z * np.sqrt(variance[..., None])
+    return np.where(wide, normal, np.where(fits, exact, found))

@@ -11,8 +11,6 @@ from jinit.signals.laws.roots import COTANGENT, Root
 
 # Nodes for what is left, at most.
 REST = 16
-# Of a correlation: of more nothing is left.
-ALL = 1 - 1e-6
 
 
 def linear_in(law: Law, i: int) -> tuple[Array, Array, Array]:

@@ -108,10 +108,10 @@ class Stacks:
 
     def _keep(self, law: Law, parts: Sequence[Any], axis: int) -> None:
         if all(isinstance(p, Law) for p in parts):
-            self.known[_key(law)] = Stack(law, tuple(parts), axis)
+            self.known[law.identity] = Stack(law, tuple(parts), axis)
 
     def _of(self, value: Any) -> Stack | None:
-        return self.known.get(_key(value)) if isinstance(value, Law) else None
+        return self.known.get(value.identity) if isinstance(value, Law) else None
 
 
 def _have_something_in_common(parts: Sequence[Law]) -> bool:
@@ -137,7 +137,3 @@ def _picked(stack: Stack, eqn: Any) -> list[Law] | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Held) and value.array.size == 1
-
-
-def _key(law: Law) -> Hashable:
-    return id(law.nodes), law.roots, law.shape

@@ -84,8 +84,7 @@ def _key(eqn: Any, weight: Value, at: int) -> Hashable | None:
 def _is_same(a: Value, b: Value) -> bool:
     if isinstance(a, Held) and isinstance(b, Held):
         return a.array is b.array and a.shape == b.shape
-    same = isinstance(a, Law) and isinstance(b, Law) and a.nodes is b.nodes
-    return same and a.roots == b.roots and a.shape == b.shape  # type: ignore[union-attr]
+    return isinstance(a, Law) and isinstance(b, Law) and a.identity == b.identity
 
 
 def _correlation(a: Value, b: Value, name: Hashable) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.law import Axes, Law, average, mean_square, normal_nodes
-from jinit.signals.laws.meeting import Contraction
+from jinit.signals.laws.meeting import Contraction, matrix_of
 from jinit.signals.laws.roots import COTANGENT
 from jinit.signals.laws.runs import Reach, Runs, runs_of
 
@@ -107,7 +107,5 @@ def of_sum(laws: Sequence[Law], axes: Axes) -> Windowed | None:
 
 def _shared(entries: np.ndarray) -> float:
     """How many terms a place has in common with all places, itself too, on average."""
-    met = np.zeros((len(entries), max(int(entries.max()) + 1, 1)))
-    rows, taps = np.nonzero(entries >= 0)
-    np.add.at(met, (rows, entries[rows, taps]), 1.0)
+    met = matrix_of(entries, max(int(entries.max()) + 1, 1))
     return float((met.sum(0) ** 2).sum() / len(met))

@@ -14,9 +14,8 @@ from jinit.signals.laws import places
 from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.classes import means_of
 from jinit.signals.laws.law import Law
-from jinit.signals.laws.meeting import entries_of
+from jinit.signals.laws.meeting import entries_of, matrix_of
 from jinit.signals.laws.mixing import Mixing
-from jinit.signals.laws.roots import Root
 from jinit.signals.laws.runs import plain
 
 
@@ -47,7 +46,7 @@ class Windows:
     @functools.cached_property
     def mixing(self) -> dict[int, Mixing]:
         """Windows as rows of what lies along an axis."""
-        found = {i: _matrix(self.entries[i], self.sizes[i]) for i in self.numbers}
+        found = {i: matrix_of(self.entries[i], self.sizes[i]) for i in self.numbers}
         return {i: Mixing.of((0, 1), x, np.ones(len(x))) for i, x in found.items()}
 
     @functools.cached_property
@@ -95,27 +94,14 @@ def at_indices(law: Law, axis: int, x: np.ndarray) -> Array:
     if (i := places.position_along(law, axis)) is None:
         return xp.asarray(np.mean(x))
     along = [-1 if k == i else 1 for k in range(law.nodes.ndim)]
-    return xp.asarray(means_of(_classes(law.roots[i]), x).reshape(along))
+    return xp.asarray(means_of(places.classes_of(law.roots[i]), x).reshape(along))
 
 
 def evened(law: Law, axis: int, x: np.ndarray) -> np.ndarray:
     """The same at each index."""
     if (i := places.position_along(law, axis)) is None:
         return np.full(len(x), np.mean(x))
-    return means_of(_classes(law.roots[i]), x)[_classes(law.roots[i])]
-
-
-def _classes(root: Root) -> np.ndarray:
-    assert root.places is not None
-    return np.asarray(root.places.of)
-
-
-def _matrix(entries: np.ndarray, size: int) -> np.ndarray:
-    """How often each window has each entry."""
-    rows, taps = np.nonzero(entries >= 0)
-    matrix = np.zeros((len(entries), size))
-    np.add.at(matrix, (rows, entries[rows, taps]), 1.0)
-    return matrix
+    return means_of(places.classes_of(law.roots[i]), x)[places.classes_of(law.roots[i])]
 
 
 def _middles(rows: Iterable[np.ndarray]) -> np.ndarray:
