@@ -179,3 +179,12 @@ def test_grids_ascend(name):
     grids = {"weight_variance": jnp.array([1.0, 2.0]), "bias_variance": jnp.array([0.1, 0.2])}
     with pytest.raises(ValueError, match=f"`{name}` must ascend"):
         mf.phase_diagram("relu", **{**grids, name: grids[name][::-1]})
+
+
+@pytest.mark.parametrize(("name", "variance"), [("relu", 2.0), ("abs", 1.0), ("linear", 1.0)])
+def test_depth_scales_are_infinite_at_one(name, variance):
+    """χ differs from one by rounding there: that of q was NaN, that of c some 10^15."""
+    point = mf.fixed_point(name, weight_variance=variance, bias_variance=0.0)
+    assert np.isinf(point.xi_q)
+    assert np.isinf(point.xi_c)
+    assert np.isnan(mf.fixed_point("relu", weight_variance=2.1, bias_variance=0.0).xi_q)

@@ -109,6 +109,7 @@ def test_inside_jit_and_vmap():
     [
         (lambda: mf.dks("relu", depth=50), "the conditions must have a solution"),
         (lambda: mf.tat("hard_tanh", depth=50), "the conditions must have a solution"),
+        (lambda: mf.dks(lambda x: jnp.where(x > 0.7, x, -0.2), depth=30), "must be continuous.*jumps at 0.7"),
         (lambda: mf.dks("tanh"), "one of `depth` and `maximal_c_map` must be given"),
         (lambda: mf.dks("tanh", depth=50, maximal_c_map=residual), "one of `depth` and `maximal_c_map`"),
         (lambda: mf.dks("tanh", depth=0), "`depth` must be an integer of at least 1"),

@@ -155,3 +155,36 @@ def test_settings_among_the_parameters():
     params = {"w": array(2, 5), "heads": 2, "rate": 0.5, "act": jnp.tanh, "name": "a"}
     _, records = jinit.measure(apply)(params, X)
     assert list(records) == ["w"]
+
+
+def predicted(**options):
+    return jinit.predict(plain, **options)(W, X)
+
+
+LAWS = {
+    "number": (lambda: predicted(weights=0.1), r"`weights` must be a plan, .*got 0\.1"),
+    "initializer": (
+        lambda: predicted(weights=jinit.he_normal()),
+        r"got jinit\.he_normal\(\)\.\n.*jinit\.plan",
+    ),
+    "string": (lambda: predicted(weights=lambda path: "x"), r"must give a variance, .*got 'x' for 'w'"),
+    "name of a primitive": (lambda: predicted(rules={"cumsum": len}), r"must map primitives.*got 'cumsum'"),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_laws_that_are_none(name):
+    call, text = LAWS[name]
+    with pytest.raises(TypeError, match=text) as caught:
+        call()
+    assert "`jinit.predict(...)`" in str(caught.value)
+
+
+def test_a_rule_that_raises_is_named():
+    with pytest.raises(ZeroDivisionError) as caught:
+        jinit.predict(
+            lambda p, x: jnp.cumsum(x @ p["w"], -1) @ p["w"],
+            weights=lambda path: 0.1,
+            rules={jax.lax.cumsum_p: lambda moments, eqn: 1 / 0},
+        )(W, X)
+    assert "in the rule of `cumsum`" in "\n".join(caught.value.__notes__)

@@ -159,3 +159,12 @@ def test_complex_jit_and_nothing_random():
 def test_errors(weight, options, text):
     with pytest.raises(ValueError, match=text):
         jinit.weight_spectrum(weight, **options)
+
+
+@pytest.mark.parametrize("init", [jinit.uniform(0.1), jinit.constant(0.1), jinit.sparse(0.9)])
+def test_draws_of_an_initializer_are_not_rescaled(init):
+    """A mean counts in the mean square, and heavy tails in its standard error."""
+    kernels = [init(jax.random.key(k), (40, 300)) for k in range(10)]
+    words = {jinit.weight_spectrum(kernel, expected=init).verdict() for kernel in kernels}
+    assert "rescaled" not in words
+    assert jinit.weight_spectrum(2 * kernels[0], expected=init).verdict() == "rescaled"
