@@ -100,7 +100,7 @@ def test_rotated_halves(heads):
     np.testing.assert_allclose(found["a"].cotangent.second_moment, 1, rtol=0.01)
 
 
-def test_roots_of_sums_of_few_squares():
+def test_roots_of_sums_squares():
     """A sum of squares is not negative: roots of it were NaN."""
 
     def apply(p: Any, x: Any) -> Any:

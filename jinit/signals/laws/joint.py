@@ -155,7 +155,9 @@ def again(eqn: Any, makers: Makers, ins: Sequence[Value], at: Hashable) -> list[
         made = {key for making in makings for key in making.outs}
         taken = dict.fromkeys(key for making in makings for key in making.ins if key not in made)
         laws = {key: _law(makers.values[key], (at, "base", k)) for k, key in enumerate(taken)}
-        if all(isinstance(x, Law) and not _is_masked(x) for x in laws.values()) and _is_small(laws.values()):
+        if not all(isinstance(x, Law) and not _is_masked(x) for x in laws.values()):
+            continue
+        if _is_small(x for x in laws.values() if x.size == eqn.outvars[0].aval.size):
             break
     else:
         return None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jinit.signals.laws import places
-from jinit.signals.laws.averages import forgotten, returned
+from jinit.signals.laws.averages import forgotten
 from jinit.signals.laws.law import Law, all_axes
 from jinit.signals.laws.mixing import Mixing
 from jinit.signals.laws.roots import PLACE, Root
@@ -38,7 +38,7 @@ def relabelled(
         name = rename(root) if rename is not None else root.name
         runs = tuple((k, b) for k, b in moved(root, axis_map, law.shape) if k in real)
         kept = root.summed if name == root.name else None
-        smoothed = root.smoothed if name == root.name and axes == root.axes else None
+        smoothed = root.smoothed if name == root.name else None
         sums = sums_of((_moved(f, axis_map) & real, share) for f, share in root.fixed)
         terms = moved_terms(root.terms, axis_map) if root.terms else ()
         windowed = root.windowed
@@ -117,7 +117,7 @@ def reshaped(law: Law, shape: Sequence[int]) -> Law:
     for before, after in groups:
         if len(before) > 1 and len(after) == 1:
             if any(r.average and 0 < len(r.axes & {*before}) < len(before) for r in law.roots):
-                law = returned(law, law.shape)  # it is no longer seen to be repeated
+                law = forgotten(law)  # it is no longer seen to be repeated
             law = places.merged(law, before)
     for before, after in groups:
         for i in before:

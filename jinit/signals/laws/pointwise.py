@@ -22,7 +22,7 @@ from jinit.signals.laws.align import (
     normal_sum,
     sum_of_gradients,
 )
-from jinit.signals.laws.averages import comes_back, returned, without_deviations
+from jinit.signals.laws.averages import comes_back, forgotten, without_deviations, without_unfelt
 from jinit.signals.laws.coarse import as_coarse, coarser, grid_if_coarser
 from jinit.signals.laws.gradients import by_cotangent
 from jinit.signals.laws.grids import grid_of, on_grid, union
@@ -32,6 +32,9 @@ from jinit.signals.laws.pairing import paired
 from jinit.signals.laws.positions import refined
 from jinit.signals.laws.roots import COTANGENT, MASK, PLACE, Root
 from jinit.signals.laws.smoothing import beside_averages
+from jinit.signals.laws.sums import beside_sums
+
+SUMS = ("add", "add_any", "sub")
 
 # The largest grid to work on. Kept small for another reason, too: programs compiled by XLA for CPU (jaxlib
 # 0.10.2) were seen to crash on grids of seven axes and 2**19 nodes or more.
@@ -60,8 +63,10 @@ def pointwise(
       kind: name of the primitive, if it is one of those that moments go through exactly.
     """
     shape = outs[0].shape
-    laws = [returned(x, shape) if comes_back(x, laws, shape) else x for x in laws]
-    laws = refined(as_coarse(beside_averages(without_deviations(laws), _fits)))
+    laws = beside_sums(beside_averages(laws, _fits), _fits)
+    laws = [forgotten(x) if comes_back(x, laws, shape) else x for x in laws]
+    laws = without_unfelt(laws) if kind in SUMS else laws
+    laws = refined(as_coarse(without_deviations(laws)))
     if any(map(_has_mask, laws)) and grid_of(laws, placed=True) > TIDY:
         laws = [narrowed(x) for x in laws]
     exact = _exact(kind, laws)
@@ -149,7 +154,7 @@ def _apart(laws: Sequence[Law]) -> bool:
 
 def _exact(kind: str, laws: Sequence[Law]) -> Callable[[Levels, Sequence[Root]], LevelMoments] | None:
     """Exact moments, at places, of a sum or difference of two laws, or of a product if they share no root."""
-    if kind not in ("add", "add_any", "sub", "mul") or len(laws) != 2:
+    if kind not in (*SUMS, "mul") or len(laws) != 2:
         return None
     if kind == "mul" and not _apart(laws):
         return None

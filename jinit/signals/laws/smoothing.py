@@ -1,8 +1,8 @@
-"""Entries beside an average over windows around them, as in `x + pool(x)`: what the two have in common.
+"""Entries beside an average of them, as in `x + mean(x)` or `x + pool(x)`: what the two have in common.
 
-An entry `x` and the sum `y = P x` over the window around it are a part that they share, and what is left of
-the entry: `x = a y + d` with `a = E[x y] / E[y²]`, where `d` is uncorrelated with `y` at its place. Summed
-over all places
+An entry `x` and the sum `y = P x` over the window around it, or over all, are a part that they share, and
+what is left of the entry: `x = a y + d` with `a = E[x y] / E[y²]`, where `d` is uncorrelated with `y` at its
+place. Summed over all places
 
     Σ E[d d'] = Σ E[x x'] - 2 a Σ E[x y'] + a² Σ E[y y'],
 
@@ -23,28 +23,30 @@ from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.coarse import TAG
 from jinit.signals.laws.kernels import is_told_apart
-from jinit.signals.laws.law import Law, average, normal_nodes
+from jinit.signals.laws.law import Axes, Law, average, constant, normal_nodes, squared
 from jinit.signals.laws.levels import Level
 from jinit.signals.laws.mixing import Mixing
-from jinit.signals.laws.roots import Root
-from jinit.signals.laws.runs import Reach, kernel_of, runs_of, sums_of
-from jinit.signals.laws.splitting import linear_in, split
+from jinit.signals.laws.roots import PLACE, Root
+from jinit.signals.laws.runs import Reach, copies_in, kernel_of, runs_of, sums_of
+from jinit.signals.laws.splitting import NEAR, is_linear_in, split
 from jinit.signals.laws.windows import at_indices, evened
 
-# Of the largest node: what is linear in a normal variable differs by less from a straight line.
-NEAR = 1e-4
+# Of the variance of a sum, the least share of one root of its entries that it is known as a sum of.
+MAIN = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Smoothed:
-    """What a sum over windows is one of.
+    """What a sum, be it over windows, is one of.
 
     Attributes:
+      axes: along which sums differ.
       source: the root of the entries.
-      correlation: of an entry and the sum over the window around it, by place.
+      correlation: of an entry and the sum that has it, by place.
       rest: the root of what is left of an entry.
     """
 
+    axes: Axes
     source: Root
     correlation: Law
     rest: Root
@@ -94,7 +96,45 @@ def smoothed(
     fixed = sums_of([*root.fixed, (along, 1 - left / max(spread, 1e-6))])
     terms = tuple(dataclasses.replace(t, share=t.share * spread) for t in root.terms)
     rest = Root((name, "rest"), root.axes, root.kind, runs=runs, fixed=fixed, terms=terms)
-    return Smoothed(root, correlation, rest)
+    return Smoothed(level.axes, root, correlation, rest)
+
+
+def summed_whole(law: Law, axes: Axes, sums: Law) -> Law:
+    """`sums` along whole axes, known to be of entries that are linear in a root of their own.
+
+    Of several it is that of most variance `v`. The sum of `n`, with `n / c` alike to each, has `V = n² v / c`
+    of it, and `W` in all. The correlation is `√(V / W c)`, and what is left adds up to `V - V² / W`.
+    """
+    varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
+    if is_traced(law.nodes) or np.iscomplexobj(law.nodes) or any(law.roots[i].kind == PLACE for i in varying):
+        return sums
+    slope, i = max(((_slope(law, i), i) for i in varying), key=lambda pair: abs(pair[0]))
+    if not slope or not _is_line(law, i, varying):
+        return sums
+    source, root = law.roots[i], sums.roots[-1]
+    counts = {k: float(law.shape[k]) for k in axes}
+    copies = copies_in(Reach(source.axes, source.runs, source.fixed), counts, law.shape)
+    k = len(sums.roots) - 1
+    whole = float(np.mean(average(sums, of=squared(sums.nodes - average(sums, [k])))))
+    share = min(math.prod(counts.values()) ** 2 * slope**2 / copies / whole, 1.0) if whole > 0 else 0.0
+    if copies <= 1 or share < MAIN:
+        return sums
+    correlation = math.copysign(math.sqrt(share / copies), slope)
+    fixed = sums_of([*source.fixed, (axes & source.axes, 1 - (1 - share) / (1 - share / copies))])
+    rest = dataclasses.replace(source, name=(root.name, "rest"), fixed=fixed)
+    known = Smoothed(
+        root.axes, source, constant(xp.asarray(correlation, np.float32), law.shape, law.dtype), rest
+    )
+    return dataclasses.replace(sums, roots=(*sums.roots[:-1], dataclasses.replace(root, smoothed=known)))
+
+
+def _is_line(law: Law, i: int, varying: Sequence[int]) -> bool:
+    """Whether a law is linear in a normal root, whatever the others that vary with it."""
+    if (z := normal_nodes(law, i)) is None:
+        return False
+    slope = average(law, varying, law.nodes * z) * z
+    beside = law.nodes - slope - average(law, [i])
+    return bool(np.max(np.abs(beside)) <= NEAR * np.max(np.abs(law.nodes)))
 
 
 def _correlation(sums: Law, own: Mapping[int, np.ndarray], scale: float, sign: float) -> Law:
@@ -121,19 +161,33 @@ def _slope(law: Law, i: int) -> float:
 
 
 def beside_averages(laws: Sequence[Law], fits: Callable[[Sequence[Law]], bool]) -> list[Law]:
-    """The laws, entries as what they share with a sum around them and the rest, where they meet that sum.
+    """The laws, entries as what they share with a sum that has them and the rest, where they meet that sum.
 
     But for what takes grids that do not fit: there entries and sums count as independent, from then on.
     """
-    sums = {
-        r: w for law in laws for r, w in zip(law.roots, law.weights, strict=True) if r.smoothed is not None
-    }
+    sums = {r: w for law in laws for r, w in zip(law.roots, law.weights, strict=True) if _is_sum(r)}
     for root, weights in sums.items():
         if any(root in law.roots and _source_in(law, root) is not None for law in laws):
             continue
-        parted = [_parted(law, root, weights) for law in laws]
-        laws = parted if _is_known(laws, root.smoothed.rest) or fits(parted) else laws
+        known = _is_known(laws, root.smoothed.rest)
+        if root.average and not known and not any(_source_in(law, root) is not None for law in laws):
+            continue
+        parted = [_parted(with_real(law, root), root, weights) for law in laws]
+        laws = parted if known or fits(parted) else laws
     return list(laws)
+
+
+def _is_sum(root: Root) -> bool:
+    return root.smoothed is not None and root.axes == root.smoothed.axes
+
+
+def with_real(law: Law, root: Root) -> Law:
+    """`law`, with the average that is `root` but for that as a root like any other."""
+    average = dataclasses.replace(root, average=True)
+    if average not in law.roots:
+        return law
+    roots = tuple(dataclasses.replace(r, average=False) if r == average else r for r in law.roots)
+    return dataclasses.replace(law, roots=roots)
 
 
 def _is_known(laws: Sequence[Law], root: Root) -> bool:
@@ -149,15 +203,16 @@ def _source_in(law: Law, root: Root) -> int | None:
 
 
 def _parted(law: Law, root: Root, weights: Array) -> Law:
-    """A law, linear in the root of entries, in that of their sum and of the rest instead."""
+    """A law of entries, in the root of their sum and that of the rest instead of their own."""
     if is_traced(law.nodes) or (i := _source_in(law, root)) is None or normal_nodes(law, i) is None:
         return law
-    if np.max(np.abs(law.nodes - linear_in(law, i)[2])) > NEAR * np.max(np.abs(law.nodes)):
-        return law
+    root = dataclasses.replace(root, average=False)
     known, source = root.smoothed, law.roots[i]
     law, correlation = places.refined([law, known.correlation])
     at = places.union_of([law, correlation])
     law, ours = places.along(law, at), places.along(correlation, at).nodes
     i = law.roots.index(source)
     ours = ours.reshape([*ours.shape, *(1,) * (law.nodes.ndim + 1 - ours.ndim)])
+    if ours.size > 1 and not is_linear_in(law, i):
+        return law
     return split(law, i, root, weights, known.rest, ours)

@@ -12,7 +12,7 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
-from jinit.signals.laws.averages import COARSE, FINE, summed
+from jinit.signals.laws.averages import COARSE, FINE
 from jinit.signals.laws.kernels import grouped
 from jinit.signals.laws.law import Axes, Law, all_axes, average, constant, squared, without
 from jinit.signals.laws.parts import spread_by_reach
@@ -21,6 +21,8 @@ from jinit.signals.laws.remainders import plus_remainder
 from jinit.signals.laws.roots import COTANGENT, DEVIATION, PLACE, SIGNAL, Root
 from jinit.signals.laws.runs import Reach, Run, copies_in, plain, run_of_sums, runs_of
 from jinit.signals.laws.runs import summed as summed_reach
+from jinit.signals.laws.smoothing import summed_whole
+from jinit.signals.laws.sums import with_entries
 
 # The square of a remainder's deviation over its mean up to which few nodes are enough.
 SMALL = 0.1
@@ -68,10 +70,13 @@ def total(
     if not varying or not left:
         return out
     mine = summed_reach(parts, left, shape).along(left)
-    few = summed(law, axes, left, copies) if counts is None else None
     kind = COTANGENT if law.is_linear else SIGNAL
-    root = Root(name, left, kind, True, mine.runs, mine.fixed, summed=few)
-    return plus_remainder(out, law, spread_out, root, _size(out, spread_out))
+    root = Root(name, left, kind, True, mine.runs, mine.fixed)
+    sums = plus_remainder(out, law, spread_out, root, _size(out, spread_out))
+    if counts is not None:
+        return sums
+    known = summed_whole(law, axes, sums)
+    return known if known.roots[-1].smoothed is not None else with_entries(law, axes, sums, copies)
 
 
 def _at_places(law: Law, axes: Axes, moving: Reach) -> dict[int, float]:
