@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -30,17 +30,36 @@ def coarser(laws: Sequence[Law]) -> list[Law]:
 
 def grid_if_coarser(laws: Sequence[Law]) -> int:
     """The number of nodes, at each place, that the coarser laws would have together."""
+    return _grid(laws, _is_fine)
+
+
+def grid_as_coarse(laws: Sequence[Law]) -> int:
+    """The number of nodes, at each place, that the laws have together once they are `as_coarse`."""
+    coarse = _coarse_names(laws)
+    return _grid(laws, lambda law, i: law.roots[i].name in coarse and _is_fine(law, i))
+
+
+def _grid(laws: Sequence[Law], is_coarsened: Callable[[Law, int], bool]) -> int:
     sizes: dict[Root, int] = {}
     for law in laws:
         for i, (root, weights) in enumerate(zip(law.roots, law.weights, strict=True)):
-            if root.kind != PLACE and root not in sizes:
-                sizes[root] = FEWER[weights.size] if _is_fine(law, i) else weights.size
+            if root.kind == PLACE:
+                continue
+            if is_coarsened(law, i):
+                sizes[dataclasses.replace(root, name=(TAG, root.name))] = FEWER[weights.size]
+            else:
+                sizes[root] = weights.size
     return math.prod(sizes.values())
+
+
+def _coarse_names(laws: Sequence[Law]) -> set[Any]:
+    """Of the roots of which some law has fewer nodes."""
+    return {r.name[1] for law in laws for r in law.roots if _is_coarse(r)}  # type: ignore[index]
 
 
 def as_coarse(laws: Sequence[Law]) -> list[Law]:
     """The laws, on fewer nodes of those roots of which another of them has fewer."""
-    coarse = {r.name[1] for law in laws for r in law.roots if _is_coarse(r)}  # type: ignore[index]
+    coarse = _coarse_names(laws)
     if not coarse:
         return list(laws)
     found = []

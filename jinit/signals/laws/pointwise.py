@@ -23,7 +23,7 @@ from jinit.signals.laws.align import (
     sum_of_gradients,
 )
 from jinit.signals.laws.averages import comes_back, forgotten, without_deviations, without_unfelt
-from jinit.signals.laws.coarse import as_coarse, coarser, grid_if_coarser
+from jinit.signals.laws.coarse import as_coarse, coarser, grid_as_coarse, grid_if_coarser
 from jinit.signals.laws.gradients import by_cotangent
 from jinit.signals.laws.grids import grid_of, on_grid, union
 from jinit.signals.laws.law import Law, average, node_dtype, without
@@ -98,8 +98,7 @@ def pointwise(
 
 def _fits(laws: Sequence[Law]) -> bool:
     """Whether the grid of the laws, be it a coarser one, is small enough to work on further."""
-    laws = as_coarse(laws)
-    return min(grid_of(laws), grid_if_coarser(laws)) <= TIDY
+    return min(grid_as_coarse(laws), grid_if_coarser(laws)) <= TIDY
 
 
 def _on_few_nodes(laws: Sequence[Law], few: int) -> Sequence[Law]:

@@ -46,7 +46,7 @@ class Sum:
       law: of the entries.
       axes: along which they were added up.
       sums: their law.
-      few: whether there are few independent ones.
+      few: whether there are as few independent ones by the variances.
     """
 
     law: Law
@@ -142,11 +142,14 @@ def _power(log: np.ndarray, square: np.ndarray, mass: np.ndarray) -> float:
     return brentq(excess, -MOST_POWER, MOST_POWER)  # type: ignore[return-value]
 
 
-def with_entries(law: Law, axes: Axes, sums: Law, copies: Sequence[float]) -> Law:
-    """`sums` along these axes, known to be of its entries, of so many independent copies."""
+def with_entries(law: Law, axes: Axes, sums: Law) -> Law:
+    """`sums` along these axes, known to be of its entries."""
     if is_traced(law.nodes) or np.iscomplexobj(law.nodes):
         return sums
-    root = dataclasses.replace(sums.roots[-1], summed=Sum(law, axes, sums, min(copies) <= FEW))
+    varying = [i for i, r in enumerate(law.roots) if r.axes & axes]
+    entries = mean_square(law, law.nodes - average(law, varying))
+    few = math.prod(law.shape[i] for i in axes) ** 2 * entries <= FEW * _variance(sums)
+    root = dataclasses.replace(sums.roots[-1], summed=Sum(law, axes, sums, few))
     return dataclasses.replace(sums, roots=(*sums.roots[:-1], root))
 
 

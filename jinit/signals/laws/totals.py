@@ -53,13 +53,11 @@ def total(
     out = dataclasses.replace(out, shape=tuple(shape), fixed_sums=_left_of_sums(law, axes, counts))
     spread_out: Any = 0.0
     parts: list[tuple[Reach, Array]] = []
-    copies: list[float] = []
     for moving, variance in found.items():
         if counts is None and law.adds_to_nothing(axes, moving.axes):
             continue
         alike = _at_places(law, axes, moving) if counts is None else {}
-        copies.append(copies_in(moving, n, law.shape, alike))
-        terms = math.prod(n.values()) ** 2 / copies[-1]
+        terms = math.prod(n.values()) ** 2 / copies_in(moving, n, law.shape, alike)
         variance = xp.squeeze(variance, tuple(varying)) * xp.asarray(terms, variance.dtype)
         spread_out = spread_out + variance
         lengths = {i: run_of_sums(moving.run(i), n.get(i), shape[i] / law.shape[i]) for i in moving.axes}
@@ -76,7 +74,7 @@ def total(
     if counts is not None:
         return sums
     known = summed_whole(law, axes, sums)
-    return known if known.roots[-1].smoothed is not None else with_entries(law, axes, sums, copies)
+    return known if known.roots[-1].smoothed is not None else with_entries(law, axes, sums)
 
 
 def _at_places(law: Law, axes: Axes, moving: Reach) -> dict[int, float]:
