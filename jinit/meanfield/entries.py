@@ -108,7 +108,7 @@ def over_entries(
     `static` must be equal from call to call.
     """
     shape, size = arrays[0].shape, arrays[0].size
-    width = 1 if size == 1 else batch
+    width = 1 if size == 1 or integrand.heavy else batch
     padded = np.minimum(np.arange(-(-max(size, 1) // width) * width), size - 1)
     rows = [(x.ravel()[padded] if size else jnp.ones(width, x.dtype)).reshape(-1, width) for x in arrays]
     results = _over_rows(function, integrand, static, *rows)

@@ -18,13 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit._typing import Array
-from jinit.meanfield.panels import NODES, Panels
+from jinit.meanfield.oscillation import blur_nodes
+from jinit.meanfield.panels import SEEN, Panels
+from jinit.meanfield.resolution import NODES
 
 LINE = (-12.0, -6.0, -3.0, 0.0, 3.0, 6.0, 12.0)  # edges in standard deviations: they resolve the density
 BLUR = (1.2, 3.5, 7.0)  # edges beside one that is blurred, in widths of the blur
 COARSER = 2.0  # where panels grow by more than this, what is blurred needs edges of its own
+HEAVY = 100  # edges
 LAST = 11.7  # deviations beyond which nothing must be left to integrate
-SEEN = 9.0  # deviations within which the panels must serve
 
 
 class Integrand(NamedTuple):
@@ -32,6 +34,11 @@ class Integrand(NamedTuple):
 
     activation: Callable[[Array], Array]
     panels: Panels
+
+    @property
+    def heavy(self) -> bool:
+        """Whether it takes so many nodes that little is done at a time."""
+        return self.panels.far is not None or len(self.panels.edges) > HEAVY
 
     def value(self, h: Array) -> Array:
         """φ(h), in the dtype of h."""
@@ -173,12 +180,31 @@ def _blurred(panels: Panels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _line(integrand: Integrand, q: Array, edges: np.ndarray | None = None) -> tuple[Array, Array]:
     """Nodes and weights for h ~ N(0, q), on the panels of the activation or between other edges."""
-    edges = np.array(integrand.panels.edges) if edges is None else edges
-    root = jax.lax.stop_gradient(jnp.sqrt(q))
-    z, weights = normal_nodes(edges.astype(q.dtype) / root, q.dtype)
-    h = root * z
-    weights = weights * score_weight(-(h**2) / (2 * q) - jnp.log(q) / 2)
-    return h, _within_reach(integrand, root, weights)
+    panels = integrand.panels
+    if edges is None and panels.far is not None:
+        h, weights = _near_and_far(panels, q)
+    else:
+        edges = np.array(panels.edges) if edges is None else edges
+        root = jax.lax.stop_gradient(jnp.sqrt(q))
+        z, weights = normal_nodes(edges.astype(q.dtype) / root, q.dtype)
+        h, weights = root * z, _within_reach(integrand, root, weights)
+    return h, weights * score_weight(-(h**2) / (2 * q) - jnp.log(q) / 2)
+
+
+def _near_and_far(panels: Panels, q: Array) -> tuple[Array, Array]:
+    """Nodes on the panels, and blurred ones, of which the weights of the ones or the others are zero."""
+    far = panels.far
+    assert far is not None
+    least = (panels.reach / SEEN) ** 2
+    q = jax.lax.stop_gradient(q)
+    near = jnp.sqrt(jnp.minimum(q, least))
+    z, weights = normal_nodes(np.array(panels.edges, q.dtype) / near, q.dtype)
+    wide = jnp.sqrt(jnp.maximum(q, least) - far.blur**2)
+    x, mass = normal_nodes(np.array(far.edges, q.dtype) / wide, q.dtype)
+    blurred, shares = jax.vmap(lambda x: blur_nodes(far, x, jnp))(wide * x)
+    beyond = jnp.where(q > least, mass[:, None] * shares, 0).ravel()
+    weights = jnp.concatenate([jnp.where(q > least, 0, weights), beyond])
+    return jnp.concatenate([near * z, blurred.ravel()]), weights
 
 
 def normal_nodes(edges: Array | np.ndarray, dtype: np.dtype) -> tuple[Array, Array]:

@@ -39,9 +39,9 @@ def variance_map(
 
     Returns:
       An array of the shape to which the three broadcast; of their dtype, at least float32. NaN, since `q` may
-      be traced, where it is so large that an activation which goes on oscillating can no longer be followed
-      (sin: beyond 50), that one which grows as an exponential matters beyond 12 deviations (exp: beyond 9),
-      or that the integral diverges (exp(x²)).
+      be traced, where it is so large that an activation which oscillates ever faster, or with kinks, can no
+      longer be followed (sin(x²): beyond 3, abs(sin(x)): beyond 200), that one which grows as an exponential
+      matters beyond 12 deviations (exp: beyond 9), or that the integral diverges (exp(x²)).
 
     Raises:
       ValueError: if a variance or `q` is negative or not finite; if the activation is not elementwise, varies
@@ -89,7 +89,9 @@ def correlation_map(
       bias_variance: σ_b².
 
     Returns:
-      An array of the shape to which the four broadcast.
+      An array of the shape to which the four broadcast. NaN where the variance map is, and where `q` is so
+      large that an activation which goes on oscillating can no longer be followed (sin(x): beyond 800,
+      sin(30 x): beyond 3).
 
     Raises:
       ValueError: as `jinit.meanfield.variance_map`, and if `|c| > 1`.

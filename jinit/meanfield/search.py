@@ -19,6 +19,7 @@ from jinit.meanfield.roots import Scan, root, scan
 
 GRID = np.geomspace(1e-16, 1e12, 225)  # where we look for roots
 ROOM = 8  # roots for which we are ready at first
+CHUNK = 45  # points at a time, where each takes many nodes
 TRACED = 64  # … and where nobody can count them
 
 Excess = Callable[..., Array]  # of an integrand, q, and scalars
@@ -27,7 +28,8 @@ Excess = Callable[..., Array]  # of an integrand, q, and scalars
 def search(excess: Excess, integrand: Integrand, *scalars: Array) -> Scan:
     """The signs of a function of q along the grid."""
     dtype = scalars[0].dtype
-    return scan(lambda q: excess(integrand, q, *scalars), grid(dtype), blind(dtype))
+    chunk = CHUNK if integrand.heavy else None
+    return scan(lambda q: excess(integrand, q, *scalars), grid(dtype), blind(dtype), chunk=chunk)
 
 
 def grid(dtype: np.dtype) -> Array:

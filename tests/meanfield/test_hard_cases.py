@@ -11,7 +11,8 @@ import pytest
 
 import jinit.meanfield as mf
 from jinit.initializers._quadrature import Pointwise
-from jinit.meanfield.panels import _noise, find_panels
+from jinit.meanfield.panels import find_panels
+from jinit.meanfield.resolution import _noise
 from tests.meanfield import oracles
 
 PLAIN = {"weight_variance": 1.0, "bias_variance": 0.0}
