@@ -87,7 +87,7 @@ def critical_weight_variance(
 
     Returns:
       An array with a last axis over the roots, ascending. Empty where there are none: for relu with biases,
-      for an activation with jumps.
+      for an activation with jumps, or one as steep as a square root.
 
     Raises:
       ValueError: as `jinit.meanfield.variance_map`, and if `size` is needed or out of range.

@@ -29,7 +29,8 @@ class FixedPoint:
       c: the correlation to which two inputs tend: 1 in the ordered phase, below 1 in the chaotic one. NaN
         where `q` is infinite, and in the chaotic phase at q = 0, where every c is a fixed point.
       chi_1: σ_w² E[φ'(h)²], the slope of the correlation map at c = 1, and the factor by which the second
-        moment of gradients grows per layer backwards. Infinite for an activation with jumps.
+        moment of gradients grows per layer backwards. Infinite for an activation with jumps, or as steep as
+        a square root.
       chi_q: the slope of the variance map. For an infinite `q`, this and `chi_1` are taken at q = 1e12.
       chi_c: the slope of the correlation map at `c`.
 

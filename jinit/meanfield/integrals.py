@@ -20,6 +20,7 @@ import numpy as np
 from jinit._typing import Array
 from jinit.meanfield.oscillation import blur_nodes
 from jinit.meanfield.panels import SEEN, Panels
+from jinit.meanfield.powers import Power, derivative, graded, innermost, mirrored, without_nearest
 from jinit.meanfield.resolution import NODES
 
 LINE = (-12.0, -6.0, -3.0, 0.0, 3.0, 6.0, 12.0)  # edges in standard deviations: they resolve the density
@@ -47,7 +48,7 @@ class Integrand(NamedTuple):
 
     def slope(self, h: Array) -> Array:
         """φ'(h), away from kinks."""
-        return jax.jvp(self.value, (h,), (jnp.ones_like(h),))[1]
+        return derivative(self.value)(h)
 
 
 def second_moment(integrand: Integrand, q: Array) -> Array:
@@ -84,13 +85,35 @@ def mean(integrand: Integrand, q: Array) -> Array:
 
 
 def slope_moment(integrand: Integrand, q: Array) -> Array:
-    """E[φ'(h)²] for h ~ N(0, q); infinite where h meets a jump."""
-    least = floored(integrand, q)
-    h, weights = _line(integrand, least)
-    finite = jnp.sum(weights * integrand.slope(h) ** 2)
-    jumps = np.array(integrand.panels.jumps, q.dtype)
-    met = jnp.any(jnp.exp(-(jumps**2) / (2 * least)) > 0) if jumps.size else False
-    return jnp.where(met, jnp.inf, finite)
+    """E[φ'(h)²] for h ~ N(0, q); infinite where h meets a jump, or a root of the distance."""
+    panels, least = integrand.panels, floored(integrand, q)
+    total = _of_slopes(integrand, least, None, panels.powers, lambda h: integrand.slope(h) ** 2)
+    places = np.array(panels.steep, q.dtype)
+    infinite = jnp.any(jnp.exp(-(places**2) / (2 * least)) > 0) if places.size else jnp.array(False)
+    if any(power.place == 0 and min(power.below, power.above) < 0 for power in panels.powers):
+        infinite |= q == 0
+    return jnp.where(infinite, jnp.inf, total)
+
+
+def _of_slopes(
+    integrand: Integrand,
+    q: Array,
+    edges: np.ndarray | None,
+    powers: tuple[Power, ...],
+    product: Callable[[Array], Array],
+) -> Array:
+    """The expectation of a product of slopes, which may have poles where its factors are powers."""
+    h, weights = _line(integrand, q, edges, powers)
+    total = _weighted(weights, product(h))
+    if not powers:
+        return total
+    near, lacking = innermost(powers, jax.lax.stop_gradient(jnp.sqrt(q)))
+    return total + _weighted(lacking * _score(near, q), product(near))
+
+
+def _weighted(weights: Array, values: Array) -> Array:
+    """A sum in which what is infinite or none does not count where its weight is zero: at kinks."""
+    return jnp.sum(weights * jnp.where(weights == 0, 0, values))
 
 
 def half_difference(integrand: Integrand, q: Array, gap: Array) -> Array:
@@ -101,7 +124,7 @@ def half_difference(integrand: Integrand, q: Array, gap: Array) -> Array:
     """
     least = _least_gap(q.dtype)
     near, far = gap < least, 2 - gap < least
-    if integrand.panels.jumps:
+    if integrand.panels.steep:
         inner, opposite = inner_half_difference(integrand, q, gap), _opposite(integrand, q)[0]
         shrink, grow = (
             jnp.where(end, jnp.sqrt(jnp.where(end, x, least) / least), 1)
@@ -116,11 +139,13 @@ def half_difference(integrand: Integrand, q: Array, gap: Array) -> Array:
 
 def _opposite(integrand: Integrand, q: Array) -> tuple[Array, Array]:
     """The half difference for h₂ = −h₁, and how fast it falls from there as the correlation rises."""
-    q = floored(integrand, q)
-    edges = np.array(integrand.panels.edges)
-    h, weights = _line(integrand, q, np.concatenate([edges, -edges]))
+    q, panels = floored(integrand, q), integrand.panels
+    edges = np.concatenate([np.array(panels.edges), -np.array(panels.edges)])
+    powers = mirrored(panels.powers)
+    h, weights = _line(integrand, q, edges, powers)
     apart = jnp.sum(weights * (integrand.value(h) - integrand.value(-h)) ** 2) / 2
-    return apart, q * jnp.sum(weights * integrand.slope(h) * integrand.slope(-h))
+    product = lambda h: integrand.slope(h) * integrand.slope(-h)  # noqa: E731
+    return apart, q * _of_slopes(integrand, q, edges, powers, product)
 
 
 def _least_gap(dtype: np.dtype) -> float:
@@ -178,7 +203,9 @@ def _blurred(panels: Panels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
-def _line(integrand: Integrand, q: Array, edges: np.ndarray | None = None) -> tuple[Array, Array]:
+def _line(
+    integrand: Integrand, q: Array, edges: np.ndarray | None = None, powers: tuple[Power, ...] | None = None
+) -> tuple[Array, Array]:
     """Nodes and weights for h ~ N(0, q), on the panels of the activation or between other edges."""
     panels = integrand.panels
     if edges is None and panels.far is not None:
@@ -186,9 +213,15 @@ def _line(integrand: Integrand, q: Array, edges: np.ndarray | None = None) -> tu
     else:
         edges = np.array(panels.edges) if edges is None else edges
         root = jax.lax.stop_gradient(jnp.sqrt(q))
-        z, weights = normal_nodes(edges.astype(q.dtype) / root, q.dtype)
+        powers = panels.powers if powers is None else powers
+        edges, beside = without_nearest(powers, edges, float(jnp.finfo(q.dtype).eps)), graded(powers, root)
+        z, weights = normal_nodes(jnp.append(edges.astype(q.dtype) / root, beside), q.dtype)
         h, weights = root * z, _within_reach(integrand, root, weights)
-    return h, weights * score_weight(-(h**2) / (2 * q) - jnp.log(q) / 2)
+    return h, weights * _score(h, q)
+
+
+def _score(h: Array, q: Array) -> Array:
+    return score_weight(-(h**2) / (2 * q) - jnp.log(q) / 2)
 
 
 def _near_and_far(panels: Panels, q: Array) -> tuple[Array, Array]:

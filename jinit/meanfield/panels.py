@@ -17,6 +17,7 @@ import numpy as np
 
 from jinit.initializers._quadrature import NoExpectationError, Pointwise
 from jinit.meanfield.oscillation import Far, find_far
+from jinit.meanfield.powers import Power, find_powers
 from jinit.meanfield.resolution import CORE, FEW, MANY, SHELLS, Scale, halved, joined, unresolved
 
 SEEN = 9.0  # deviations within which the panels must serve
@@ -31,6 +32,7 @@ class Panels(NamedTuple):
       far: how to integrate beyond, where that is known.
       kinks: those of the edges at which the activation is not smooth.
       jumps: those of the kinks at which it is not continuous.
+      powers: those of the kinks beside which its slope is a broken power of the distance.
       origin: its value at zero, or zero where it has none.
       bend: how far from zero its square has changed by a hundredth, on average of both sides.
       single: whether it insists on float32.
@@ -42,10 +44,16 @@ class Panels(NamedTuple):
     far: Far | None
     kinks: tuple[float, ...]
     jumps: tuple[float, ...]
+    powers: tuple[Power, ...]
     origin: float
     bend: float
     single: bool
     digest: str
+
+    @property
+    def steep(self) -> tuple[float, ...]:
+        """Where it rises so steeply that E φ'² is infinite: jumps, and roots of the distance."""
+        return (*self.jumps, *(power.place for power in self.powers if power.infinite))
 
 
 def find_panels(activation: Callable[[Any], Any]) -> Panels:
@@ -76,12 +84,14 @@ def find_panels(activation: Callable[[Any], Any]) -> Panels:
     kinks = _kinks(unsolved, edges)
     _check_bounded(pointwise, kinks)
     jumps = _jumps(pointwise, scale, kinks)
+    powers = find_powers(activation, kinks[~np.isin(kinks, jumps)])
     reach = np.inf if edges[-1] == SHELLS[-1] else edges[-1]
-    even = math.isfinite(reach) and scale.reach >= SHELLS[-1]
+    even = math.isfinite(reach) and scale.reach >= SHELLS[-1] and not powers
     far = find_far(pointwise, scale, unsolved, edges, kinks, reach / SEEN) if even else None
     inner, kinks, jumps = (tuple(x.tolist()) for x in (edges[1:-1], kinks, jumps))
     single = pointwise.precision is np.float32
-    return Panels(inner, float(reach), far, kinks, jumps, scale.origin, scale.bend, single, scale.digest)
+    rest = scale.origin, scale.bend, single, scale.digest
+    return Panels(inner, float(reach), far, kinks, jumps, powers, *rest)
 
 
 def _kinks(unresolved: Callable[..., np.ndarray], edges: np.ndarray) -> np.ndarray:
@@ -107,6 +117,7 @@ def _check_bounded(pointwise: Pointwise, kinks: np.ndarray) -> None:
 def _jumps(pointwise: Pointwise, scale: Scale, kinks: np.ndarray) -> np.ndarray:
     if not kinks.size:
         return kinks
-    step = 1e-12 * np.maximum(1.0, np.abs(kinks))
-    gap = np.abs(pointwise(kinks + step) - pointwise(kinks - step))
-    return kinks[gap > 1e-5 * scale(np.abs(kinks) + 1.0)]
+    steps = np.maximum(1.0, np.abs(kinks)) * np.array([[1e-12], [1e-10]])
+    near, wider = np.abs(pointwise(kinks + steps) - pointwise(kinks - steps))
+    # A root of the distance is steep, too, but what it rises by shrinks with the step.
+    return kinks[(near > 1e-5 * scale(np.abs(kinks) + 1.0)) & (near > 0.9 * wider)]
