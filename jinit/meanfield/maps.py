@@ -13,6 +13,7 @@ from jinit._typing import Activation, Array
 from jinit.meanfield.entries import as_integer, integrand, numbers, over_entries
 from jinit.meanfield.integrals import Integrand, floored, half_difference, second_moment
 
+STARTED = 1e-6  # a variance next to zero, at which squares of cubes do not yet underflow in float32
 LINES, PLANES = 1024, 8  # entries at a time: of integrals over a line, and over a plane
 
 
@@ -89,9 +90,11 @@ def correlation_map(
       bias_variance: σ_b².
 
     Returns:
-      An array of the shape to which the four broadcast. NaN where the variance map is, and where `q` is so
-      large that an activation which goes on oscillating can no longer be followed (sin(x): beyond 800,
-      sin(30 x): beyond 3).
+      An array of the shape to which the four broadcast. Where `V(q)` underflows since q is all but zero, the
+      limit q → 0, to some 1e-6, if the activation itself is exact there. NaN where `V(q)` is zero otherwise:
+      where the activation is dead (relu(x − 1) at q = 1e-3, without biases) both pre-activations are zero and
+      have no correlation. NaN also where the variance map is, and where `q` is so large that an activation
+      which goes on oscillating can no longer be followed (sin(x): beyond 800, sin(30 x): beyond 3).
 
     Raises:
       ValueError: as `jinit.meanfield.variance_map`, and if `|c| > 1`.
@@ -197,7 +200,10 @@ def next_variance(integrand: Integrand, q: Array, weight_variance: Array, bias_v
 def next_gap(
     integrand: Integrand, q: Array, gap: Array, weight_variance: Array, bias_variance: Array
 ) -> Array:
-    """1 − C(q, 1 − gap) of scalars. At q = 0, the limit."""
+    """1 − C(q, 1 − gap) of scalars. At q = 0, and where V underflows next to it, the limit."""
     q = floored(integrand, q)
+    if integrand.panels.origin == 0 and integrand.panels.starts:
+        lost = next_variance(integrand, q, weight_variance, bias_variance) == 0
+        q = jnp.where(lost, jnp.maximum(q, jnp.asarray(STARTED, q.dtype)), q)
     ahead = next_variance(integrand, q, weight_variance, bias_variance)
     return weight_variance * half_difference(integrand, q, gap) / ahead

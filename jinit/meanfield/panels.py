@@ -34,6 +34,7 @@ class Panels(NamedTuple):
       jumps: those of the kinks at which it is not continuous.
       powers: those of the kinks beside which its slope is a broken power of the distance.
       origin: its value at zero, or zero where it has none.
+      starts: whether it is not zero next to zero.
       bend: how far from zero its square has changed by a hundredth, on average of both sides.
       single: whether it insists on float32.
       digest: of its values at many points.
@@ -46,6 +47,7 @@ class Panels(NamedTuple):
     jumps: tuple[float, ...]
     powers: tuple[Power, ...]
     origin: float
+    starts: bool
     bend: float
     single: bool
     digest: str
@@ -90,7 +92,7 @@ def find_panels(activation: Callable[[Any], Any]) -> Panels:
     far = find_far(pointwise, scale, unsolved, edges, kinks, reach / SEEN) if even else None
     inner, kinks, jumps = (tuple(x.tolist()) for x in (edges[1:-1], kinks, jumps))
     single = pointwise.precision is np.float32
-    rest = scale.origin, scale.bend, single, scale.digest
+    rest = scale.origin, scale.starts, scale.bend, single, scale.digest
     return Panels(inner, float(reach), far, kinks, jumps, powers, *rest)
 
 

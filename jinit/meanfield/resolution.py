@@ -38,6 +38,7 @@ class Scale:
             bent = np.abs((values**2).mean(axis=0) - self.origin**2) > 0.01 * self.origin**2
         self.bend = float(self.radius[bent][:1].sum()) if bent.any() else np.inf
         values = np.abs(values).max(axis=0)
+        self.starts = bool(values[1] > 0)
         values[0] = abs(self.origin)
         bad = np.flatnonzero(~np.isfinite(values))
         self.reach = self.radius[bad[0] - 1] if bad.size else SHELLS[-1]
