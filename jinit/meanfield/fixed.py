@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jinit._typing import Activation, Array
-from jinit.meanfield.entries import integrand, numbers, over_entries
+from jinit.meanfield.entries import integrand, numbers, over_entries, refuse_traced
 from jinit.meanfield.integrals import Integrand, inner_half_difference, mean, second_moment, slope_moment
 from jinit.meanfield.maps import PLANES, next_variance
 from jinit.meanfield.roots import root
@@ -69,9 +69,13 @@ class FixedPoint:
     def phase(self) -> Any:
         """'ordered', 'chaotic' or 'critical', by chi_1 against 1; an array of them for arrays.
 
-        Not for traced values. Critical is what differs from 1 by less than 1e-8, in float32 1e-5; NaN is
+        Critical is what differs from 1 by less than 1e-8, in float32 1e-5; NaN is
         'undefined'.
+
+        Raises:
+          TypeError: under `jax.jit` and the like, where there are no values.
         """
+        refuse_traced("FixedPoint.phase", self.chi_1, "Under it, compare `chi_1` with 1.")
         chi = np.asarray(self.chi_1)
         near = np.abs(chi - 1) <= _margin(self.chi_1)
         names = np.where(chi < 1, "ordered", np.where(np.isnan(chi), "undefined", "chaotic"))

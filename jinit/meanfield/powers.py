@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinit.initializers._quadrature import Pointwise
+from jinit.initializers._quadrature import NotElementwiseError, Pointwise
 from jinit.meanfield.resolution import NODES
 
 RATIO = 4.0  # of neighbouring edges: twelve nodes are good for 3e-12 there, whatever the power
@@ -48,7 +48,10 @@ def find_powers(activation: Callable[[Any], Any], kinks: np.ndarray) -> tuple[Po
     """Those of the kinks beside which the square of the slope is no polynomial, the nearest to zero."""
     if not kinks.size:
         return ()
-    slope = Pointwise(derivative(activation))
+    try:
+        slope = Pointwise(derivative(activation))
+    except (jax.errors.JAXTypeError, NotElementwiseError):
+        return ()  # of a function of NumPy's, which whoever needs a derivative refuses
     kinks = kinks[np.argsort(np.abs(kinks), kind="stable")]
     step = np.where(kinks == 0, RATIO**-LEVELS, least_step(slope.epsilon) * np.abs(kinks))
     away = step * RATIO ** np.arange(3.0)[:, None]
