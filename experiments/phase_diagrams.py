@@ -42,7 +42,8 @@ def draw(axes: Any, name: str, found: Any) -> Any:
         curve = (np.where(keep, np.asarray(x), np.nan) for x in (line.weight_variance, line.bias_variance))
         axes.plot(*curve, style, color="tab:red", label=f"χ₁ = 1, {'stable' if stable else 'unstable'}")
     biases, weights = zip(*KNOWN[name], strict=True)
-    axes.plot(weights, biases, "kx", label="by adaptive quadrature")
+    # Some of them lie on the edge of the diagram, which must not cut them in half.
+    axes.plot(weights, biases, "kx", label="by adaptive quadrature", clip_on=False, zorder=5)
     axes.set(title=name, xlabel="σ_w²", xlim=grid[0][[0, -1]], ylim=grid[1][[0, -1]])
     return image
 

@@ -67,6 +67,9 @@ def main(path: str) -> None:
             axis.set(title=f"{field} of `up`", xlabel="block", ylabel="second moment")
             print(f"{scale:5g} {field:10s} {np.max(np.abs(predicted / measured - 1)):.3f}")
     axes[0].legend(frameon=False)
+    # What dots and lines are, apart from their colors.
+    kinds = ({"ls": "-", "label": "predicted"}, {"ls": "", "marker": "o", "ms": 3, "label": "measured"})
+    axes[1].legend(handles=[plt.Line2D([], [], color="0.3", **kind) for kind in kinds], frameon=False)
     figure.savefig(path)
 
 

@@ -106,7 +106,9 @@ class Pointwise:
             except NotElementwiseError:
                 raise
             except (TypeError, ValueError):
-                raise error from None
+                said = str(error).partition("\n")[0].rstrip(".")
+                text = f"called with one array of shape {x.shape} it raises {type(error).__name__}: {said}"
+                raise NotElementwiseError(text) from error
         second = self._evaluate(shuffled)
         if not np.allclose(first[:half], second[:half][::-1], rtol=1e-5, atol=1e-30, equal_nan=True):
             raise NotElementwiseError("its value at one entry depends on the other entries")

@@ -47,6 +47,20 @@ def activation_named(caller: str, name: str) -> Callable[..., Any]:
     )
 
 
+def refuse_untraceable(caller: str, activation: Callable[..., Any], got: str) -> None:
+    """Raise for a function of NumPy's, which can be evaluated but neither traced nor differentiated.
+
+    Raises:
+      TypeError: it is one.
+    """
+    try:
+        jax.eval_shape(lambda h: activation(h), jax.ShapeDtypeStruct((1,), jnp.float32))
+    except jax.errors.JAXTypeError:
+        must = "`activation` must be made of JAX's functions, through which it can be traced"
+        advice = "Such as `jnp.tanh` in place of `np.tanh`."
+        raise TypeError(message(caller, must, got, advice)) from None
+
+
 def gain(activation: str | Callable[..., Any], *parameters: float) -> float:
     """What to multiply weights by so that an activation keeps the second moment of its signal.
 

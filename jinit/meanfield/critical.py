@@ -11,10 +11,9 @@ from jax.typing import ArrayLike
 
 from jinit._typing import Activation, Array
 from jinit.meanfield.entries import integrand, numbers, over_entries
-from jinit.meanfield.fixed import ROOM, all_roots, blind, check_size, count, grid
 from jinit.meanfield.integrals import Integrand, floored, second_moment, slope_moment
 from jinit.meanfield.maps import LINES, PLANES
-from jinit.meanfield.roots import scan
+from jinit.meanfield.search import all_roots, check_size, every_root, search
 
 
 @jax.tree_util.register_dataclass
@@ -83,12 +82,12 @@ def critical_weight_variance(
     Args:
       activation: an elementwise JAX function, or the name of one as in `jinit.gain`.
       bias_variance: σ_b².
-      size: how many to return; missing ones are NaN. By default as many as there are, which cannot be known
-        under a transformation. At most 8.
+      size: how many to return, the lowest; missing ones are NaN. By default as many as there are, which
+        cannot be known under a transformation: there all are NaN where there are more than 64.
 
     Returns:
       An array with a last axis over the roots, ascending. Empty where there are none: for relu with biases,
-      for an activation with jumps.
+      for an activation with jumps, or one as steep as a square root.
 
     Raises:
       ValueError: as `jinit.meanfield.variance_map`, and if `size` is needed or out of range.
@@ -106,8 +105,7 @@ def critical_weight_variance(
     caller = "jinit.meanfield.critical_weight_variance(...)"
     arrays = numbers(caller, bias_variance=bias_variance)
     check_size(caller, size, arrays)
-    found = over_entries(_roots, integrand(caller, activation), *arrays, batch=PLANES)
-    return found[..., : count(found, size)]
+    return every_root(_roots, integrand(caller, activation), *arrays, size=size, batch=PLANES)
 
 
 def _point(integrand: Integrand, q: Array) -> CriticalLine:
@@ -116,20 +114,24 @@ def _point(integrand: Integrand, q: Array) -> CriticalLine:
     return CriticalLine(q, weight_variance, q - weight_variance * moment, weight_variance * slope)
 
 
-def _roots(integrand: Integrand, bias_variance: Array) -> Array:
+def _excess(integrand: Integrand, q: Array, bias_variance: Array) -> Array:
+    return q - second_moment(integrand, q) / slope_moment(integrand, q) - bias_variance
+
+
+def _roots(integrand: Integrand, room: int, bias_variance: Array) -> tuple[Array, Array]:
     """From the roots in q of the bias variance along the line."""
 
     def excess(q: Array) -> Array:
-        return q - second_moment(integrand, q) / slope_moment(integrand, q) - bias_variance
+        return _excess(integrand, q, bias_variance)
 
-    dtype = bias_variance.dtype
-    found = all_roots(excess, scan(excess, grid(dtype), blind(dtype)))
-    zero = jnp.zeros((), dtype)
+    found, changes = all_roots(excess, search(_excess, integrand, bias_variance), room)
+    zero = jnp.zeros((), bias_variance.dtype)
     near = slope_moment(integrand, 100 * floored(integrand, zero)) / slope_moment(integrand, zero)
     flat = (near > 0.9) & (near < 1.1)  # else φ'(0)² is zero or infinite
     start = jnp.where((excess(zero) == 0) & flat, zero, jnp.nan)
     found = jnp.append(found, start)
     weights = jax.vmap(lambda q: 1 / slope_moment(integrand, q))(found)
-    # Of a linear activation the slope is known even where there is no q.
-    real = ~jnp.isnan(found) & jnp.isfinite(weights) & (weights > 0)
-    return jnp.sort(jnp.where(real, weights, jnp.nan))[:ROOM]
+    # Of a linear activation the slope is known even where there is no q. Left out by their q, those that
+    # remain would not be the lowest.
+    real = ~jnp.isnan(found) & jnp.isfinite(weights) & (weights > 0) & (changes <= room)
+    return jnp.sort(jnp.where(real, weights, jnp.nan)), changes

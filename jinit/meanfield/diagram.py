@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jinit._errors import message
 from jinit._typing import Activation, Array
 from jinit.meanfield.critical import CriticalLine, critical_line
+from jinit.meanfield.entries import refuse_traced
 from jinit.meanfield.fixed import FixedPoint, fixed_point
 
 
@@ -46,7 +47,12 @@ class PhaseDiagram:
         """Depth scales of correlations as a matplotlib figure, with the critical line: dashed where unstable.
 
         White is where signals explode. Needs matplotlib, the optional extra `jinit[plots]`.
+
+        Raises:
+          TypeError: under `jax.jit` and the like, where there are no values.
+          ImportError: matplotlib is not installed.
         """
+        refuse_traced("PhaseDiagram.plot()", self.points.q, "")
         return _plot(self)
 
 

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jinit._errors import message
 from jinit._typing import Activation, Array, at_least_float32
 from jinit.initializers._quadrature import NoExpectationError, NotElementwiseError
-from jinit.initializers.gains import activation_named
+from jinit.initializers.gains import activation_named, refuse_untraceable
 from jinit.meanfield.integrals import Integrand
 from jinit.meanfield.panels import find_panels
 
@@ -33,12 +33,7 @@ def integrand(caller: str, activation: str | Activation) -> Integrand:
         raise ValueError(message(caller, f"`activation` must be elementwise, but {reason}", got)) from None
     except NoExpectationError as reason:
         raise ValueError(message(caller, f"`activation` must be integrable, but {reason}", got)) from None
-    try:
-        jax.eval_shape(lambda h: function(h), jax.ShapeDtypeStruct((1,), jnp.float32))
-    except jax.errors.JAXTypeError:
-        must = "`activation` must be made of JAX's functions, through which it can be traced"
-        advice = "Such as `jnp.tanh` in place of `np.tanh`."
-        raise TypeError(message(caller, must, got, advice)) from None
+    refuse_untraceable(caller, function, got)
     try:
         hash(function)
     except TypeError:
@@ -88,6 +83,17 @@ def _check(caller: str, name: str, values: np.ndarray) -> None:
         raise ValueError(message(caller, must, f"{name}={float(values[~good][0])!r}", advice))
 
 
+def refuse_traced(caller: str, field: Any, advice: str) -> None:
+    """Raise under a transformation, for what is made of words or pictures and not of arrays.
+
+    Raises:
+      TypeError: the field is traced.
+    """
+    if isinstance(field, Tracer):
+        advice = f"Return the result from `jax.jit` or `jax.vmap` and ask for it outside. {advice}".strip()
+        raise TypeError(message(caller, "values must be concrete, not traced", f"the tracer {field}", advice))
+
+
 def as_integer(value: Any) -> int | None:
     """A number of layers or of roots, Python's or NumPy's; None if it is none, as True is none."""
     if isinstance(value, (bool, np.bool_, jax.Array, np.ndarray)) or not hasattr(value, "__index__"):
@@ -108,7 +114,7 @@ def over_entries(
     `static` must be equal from call to call.
     """
     shape, size = arrays[0].shape, arrays[0].size
-    width = 1 if size == 1 else batch
+    width = 1 if size == 1 or integrand.heavy else batch
     padded = np.minimum(np.arange(-(-max(size, 1) // width) * width), size - 1)
     rows = [(x.ravel()[padded] if size else jnp.ones(width, x.dtype)).reshape(-1, width) for x in arrays]
     results = _over_rows(function, integrand, static, *rows)

@@ -9,18 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jinit._errors import message
 from jinit._typing import Activation, Array
-from jinit.meanfield.entries import as_integer, integrand, numbers, over_entries
+from jinit.meanfield.entries import integrand, numbers, over_entries, refuse_traced
 from jinit.meanfield.integrals import Integrand, inner_half_difference, mean, second_moment, slope_moment
 from jinit.meanfield.maps import PLANES, next_variance
-from jinit.meanfield.roots import Scan, root, scan
-
-GRID = np.geomspace(1e-16, 1e12, 225)  # where we look for fixed points
-ROOM = 8  # roots that are kept
+from jinit.meanfield.roots import root
+from jinit.meanfield.search import GRID, all_roots, blind, check_size, every_root, search
 
 
 @jax.tree_util.register_dataclass
@@ -33,7 +29,8 @@ class FixedPoint:
       c: the correlation to which two inputs tend: 1 in the ordered phase, below 1 in the chaotic one. NaN
         where `q` is infinite, and in the chaotic phase at q = 0, where every c is a fixed point.
       chi_1: σ_w² E[φ'(h)²], the slope of the correlation map at c = 1, and the factor by which the second
-        moment of gradients grows per layer backwards. Infinite for an activation with jumps.
+        moment of gradients grows per layer backwards. Infinite for an activation with jumps, or as steep as
+        a square root.
       chi_q: the slope of the variance map. For an infinite `q`, this and `chi_1` are taken at q = 1e12.
       chi_c: the slope of the correlation map at `c`.
 
@@ -72,9 +69,13 @@ class FixedPoint:
     def phase(self) -> Any:
         """'ordered', 'chaotic' or 'critical', by chi_1 against 1; an array of them for arrays.
 
-        Not for traced values. Critical is what differs from 1 by less than 1e-8, in float32 1e-5; NaN is
+        Critical is what differs from 1 by less than 1e-8, in float32 1e-5; NaN is
         'undefined'.
+
+        Raises:
+          TypeError: under `jax.jit` and the like, where there are no values.
         """
+        refuse_traced("FixedPoint.phase", self.chi_1, "Under it, compare `chi_1` with 1.")
         chi = np.asarray(self.chi_1)
         near = np.abs(chi - 1) <= _margin(self.chi_1)
         names = np.where(chi < 1, "ordered", np.where(np.isnan(chi), "undefined", "chaotic"))
@@ -139,8 +140,8 @@ def fixed_points(
       activation: an elementwise JAX function, or the name of one as in `jinit.gain`.
       weight_variance: σ_w², the variance of a weight times fan_in.
       bias_variance: σ_b².
-      size: how many to return; missing ones are NaN. By default as many as there are, which cannot be known
-        under a transformation. At most 8.
+      size: how many to return, the lowest; missing ones are NaN. By default as many as there are, which
+        cannot be known under a transformation.
 
     Returns:
       A `jinit.meanfield.FixedPoint` whose fields have a last axis over the fixed points. Empty where every q
@@ -162,25 +163,10 @@ def fixed_points(
     caller = "jinit.meanfield.fixed_points(...)"
     arrays = numbers(caller, weight_variance=weight_variance, bias_variance=bias_variance)
     check_size(caller, size, arrays)
-    points = over_entries(_every, integrand(caller, activation), *arrays, batch=PLANES)
-    return jax.tree.map(lambda x: x[..., : count(points.q, size)], points)
-
-
-def check_size(caller: str, size: int | None, arrays: list[Array]) -> None:
-    """Refuses a size that is no number of slots, and none where nobody can know the number of roots."""
-    if size is None and any(isinstance(x, Tracer) for x in arrays):
-        advice = f"Pass size=1, or up to {ROOM} where there are more: missing ones are NaN."
-        raise ValueError(message(caller, "`size` must be given under a transformation", "size=None", advice))
-    slots = 0 if size is None else as_integer(size)
-    if slots is None or not 0 <= slots <= ROOM:
-        raise ValueError(message(caller, f"`size` must be an integer from 0 to {ROOM}", f"size={size!r}"))
-
-
-def count(roots: Array, size: int | None) -> int:
-    """How many slots to return of an array whose last axis is filled up with NaN."""
-    if size is not None:
-        return size
-    return int((~np.isnan(np.asarray(roots))).sum(axis=-1).max(initial=0))
+    function = integrand(caller, activation)
+    q = every_root(_all, function, *arrays, size=size, batch=PLANES)
+    variances = (jnp.broadcast_to(x[..., None], q.shape) for x in arrays)
+    return over_entries(_around, function, q, *variances, batch=PLANES)
 
 
 def _settled(
@@ -190,38 +176,14 @@ def _settled(
     return _around(integrand, q, weight_variance, bias_variance)
 
 
-def _every(integrand: Integrand, *variances: Array) -> FixedPoint:
-    return jax.vmap(lambda q: _around(integrand, q, *variances))(_all(integrand, *variances))
-
-
-def grid(dtype: np.dtype) -> Array:
-    """The grid as a value that XLA does not try to fold into its program."""
-    return jax.lax.optimization_barrier(jnp.asarray(GRID, dtype))
-
-
-def blind(dtype: np.dtype) -> float:
-    """What quadrature and rounding cannot tell from zero, relative to the terms that cancel."""
-    return max(1e-11, 64 * float(jnp.finfo(dtype).eps))
-
-
-def all_roots(function: Any, seen: Scan) -> Array:
-    """The roots between changes of sign, ascending, filled up to ROOM with NaN."""
-    known = jnp.flatnonzero(seen.signs != 0, size=seen.signs.size, fill_value=seen.signs.size - 1)
-    points, values, signs = (x[known] for x in seen)
-    (cells,) = jnp.nonzero(signs[1:] * signs[:-1] < 0, size=ROOM, fill_value=-1)
-    low, high = ((points[i], values[i]) for i in (cells, cells + 1))
-    found = jax.vmap(functools.partial(root, function))(low, high, cells >= 0)
-    return jnp.where(cells >= 0, found, jnp.nan)
-
-
 def _reached(integrand: Integrand, initial: Array, weight_variance: Array, bias_variance: Array) -> Array:
     """The fixed point in the direction of the first step."""
 
     def excess(q: Array) -> Array:
-        return next_variance(integrand, q, weight_variance, bias_variance) - q
+        return _excess(integrand, q, weight_variance, bias_variance)
 
     dtype = initial.dtype
-    seen = scan(excess, grid(dtype), blind(dtype))
+    seen = search(_excess, integrand, weight_variance, bias_variance)
     first, at_zero = jax.vmap(excess)(jnp.stack([initial, jnp.zeros_like(initial)]))
     points = jnp.append(jnp.zeros(1, dtype), seen.points)
     values = jnp.append(at_zero, seen.values)
@@ -242,14 +204,16 @@ def _reached(integrand: Integrand, initial: Array, weight_variance: Array, bias_
     return jnp.where(stays, initial, q)
 
 
-def _all(integrand: Integrand, weight_variance: Array, bias_variance: Array) -> Array:
-    def excess(q: Array) -> Array:
-        return next_variance(integrand, q, weight_variance, bias_variance) - q
+def _excess(integrand: Integrand, q: Array, weight_variance: Array, bias_variance: Array) -> Array:
+    return next_variance(integrand, q, weight_variance, bias_variance) - q
 
-    dtype = weight_variance.dtype
-    found = all_roots(excess, scan(excess, grid(dtype), blind(dtype)))
-    zero = jnp.where(excess(jnp.zeros((), dtype)) == 0, 0, jnp.nan)
-    return jnp.sort(jnp.append(found, zero.astype(dtype)))[:ROOM]
+
+def _all(integrand: Integrand, room: int, *variances: Array) -> tuple[Array, Array]:
+    excess = functools.partial(_excess, integrand)
+    found, changes = all_roots(lambda q: excess(q, *variances), search(_excess, integrand, *variances), room)
+    zero = jnp.zeros((), found.dtype)
+    # Zero comes first, and NaN, where there is none, last.
+    return jnp.sort(jnp.append(jnp.where(excess(zero, *variances) == 0, zero, jnp.nan), found)), changes
 
 
 def _around(integrand: Integrand, q: Array, weight_variance: Array, bias_variance: Array) -> FixedPoint:

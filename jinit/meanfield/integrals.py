@@ -18,13 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit._typing import Array
-from jinit.meanfield.panels import NODES, Panels
+from jinit.meanfield.oscillation import blur_nodes
+from jinit.meanfield.panels import SEEN, Panels
+from jinit.meanfield.powers import Power, derivative, graded, innermost, mirrored, without_nearest
+from jinit.meanfield.resolution import NODES
 
 LINE = (-12.0, -6.0, -3.0, 0.0, 3.0, 6.0, 12.0)  # edges in standard deviations: they resolve the density
 BLUR = (1.2, 3.5, 7.0)  # edges beside one that is blurred, in widths of the blur
 COARSER = 2.0  # where panels grow by more than this, what is blurred needs edges of its own
+HEAVY = 100  # edges
 LAST = 11.7  # deviations beyond which nothing must be left to integrate
-SEEN = 9.0  # deviations within which the panels must serve
 
 
 class Integrand(NamedTuple):
@@ -33,6 +36,11 @@ class Integrand(NamedTuple):
     activation: Callable[[Array], Array]
     panels: Panels
 
+    @property
+    def heavy(self) -> bool:
+        """Whether it takes so many nodes that little is done at a time."""
+        return self.panels.far is not None or len(self.panels.edges) > HEAVY
+
     def value(self, h: Array) -> Array:
         """φ(h), in the dtype of h."""
         argument = h.astype(jnp.float32) if self.panels.single else h
@@ -40,7 +48,7 @@ class Integrand(NamedTuple):
 
     def slope(self, h: Array) -> Array:
         """φ'(h), away from kinks."""
-        return jax.jvp(self.value, (h,), (jnp.ones_like(h),))[1]
+        return derivative(self.value)(h)
 
 
 def second_moment(integrand: Integrand, q: Array) -> Array:
@@ -77,13 +85,35 @@ def mean(integrand: Integrand, q: Array) -> Array:
 
 
 def slope_moment(integrand: Integrand, q: Array) -> Array:
-    """E[φ'(h)²] for h ~ N(0, q); infinite where h meets a jump."""
-    least = floored(integrand, q)
-    h, weights = _line(integrand, least)
-    finite = jnp.sum(weights * integrand.slope(h) ** 2)
-    jumps = np.array(integrand.panels.jumps, q.dtype)
-    met = jnp.any(jnp.exp(-(jumps**2) / (2 * least)) > 0) if jumps.size else False
-    return jnp.where(met, jnp.inf, finite)
+    """E[φ'(h)²] for h ~ N(0, q); infinite where h meets a jump, or a root of the distance."""
+    panels, least = integrand.panels, floored(integrand, q)
+    total = _of_slopes(integrand, least, None, panels.powers, lambda h: integrand.slope(h) ** 2)
+    places = np.array(panels.steep, q.dtype)
+    infinite = jnp.any(jnp.exp(-(places**2) / (2 * least)) > 0) if places.size else jnp.array(False)
+    if any(power.place == 0 and min(power.below, power.above) < 0 for power in panels.powers):
+        infinite |= q == 0
+    return jnp.where(infinite, jnp.inf, total)
+
+
+def _of_slopes(
+    integrand: Integrand,
+    q: Array,
+    edges: np.ndarray | None,
+    powers: tuple[Power, ...],
+    product: Callable[[Array], Array],
+) -> Array:
+    """The expectation of a product of slopes, which may have poles where its factors are powers."""
+    h, weights = _line(integrand, q, edges, powers)
+    total = _weighted(weights, product(h))
+    if not powers:
+        return total
+    near, lacking = innermost(powers, jax.lax.stop_gradient(jnp.sqrt(q)))
+    return total + _weighted(lacking * _score(near, q), product(near))
+
+
+def _weighted(weights: Array, values: Array) -> Array:
+    """A sum in which what is infinite or none does not count where its weight is zero: at kinks."""
+    return jnp.sum(weights * jnp.where(weights == 0, 0, values))
 
 
 def half_difference(integrand: Integrand, q: Array, gap: Array) -> Array:
@@ -94,7 +124,7 @@ def half_difference(integrand: Integrand, q: Array, gap: Array) -> Array:
     """
     least = _least_gap(q.dtype)
     near, far = gap < least, 2 - gap < least
-    if integrand.panels.jumps:
+    if integrand.panels.steep:
         inner, opposite = inner_half_difference(integrand, q, gap), _opposite(integrand, q)[0]
         shrink, grow = (
             jnp.where(end, jnp.sqrt(jnp.where(end, x, least) / least), 1)
@@ -109,11 +139,13 @@ def half_difference(integrand: Integrand, q: Array, gap: Array) -> Array:
 
 def _opposite(integrand: Integrand, q: Array) -> tuple[Array, Array]:
     """The half difference for h₂ = −h₁, and how fast it falls from there as the correlation rises."""
-    q = floored(integrand, q)
-    edges = np.array(integrand.panels.edges)
-    h, weights = _line(integrand, q, np.concatenate([edges, -edges]))
+    q, panels = floored(integrand, q), integrand.panels
+    edges = np.concatenate([np.array(panels.edges), -np.array(panels.edges)])
+    powers = mirrored(panels.powers)
+    h, weights = _line(integrand, q, edges, powers)
     apart = jnp.sum(weights * (integrand.value(h) - integrand.value(-h)) ** 2) / 2
-    return apart, q * jnp.sum(weights * integrand.slope(h) * integrand.slope(-h))
+    product = lambda h: integrand.slope(h) * integrand.slope(-h)  # noqa: E731
+    return apart, q * _of_slopes(integrand, q, edges, powers, product)
 
 
 def _least_gap(dtype: np.dtype) -> float:
@@ -171,14 +203,41 @@ def _blurred(panels: Panels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
-def _line(integrand: Integrand, q: Array, edges: np.ndarray | None = None) -> tuple[Array, Array]:
+def _line(
+    integrand: Integrand, q: Array, edges: np.ndarray | None = None, powers: tuple[Power, ...] | None = None
+) -> tuple[Array, Array]:
     """Nodes and weights for h ~ N(0, q), on the panels of the activation or between other edges."""
-    edges = np.array(integrand.panels.edges) if edges is None else edges
-    root = jax.lax.stop_gradient(jnp.sqrt(q))
-    z, weights = normal_nodes(edges.astype(q.dtype) / root, q.dtype)
-    h = root * z
-    weights = weights * score_weight(-(h**2) / (2 * q) - jnp.log(q) / 2)
-    return h, _within_reach(integrand, root, weights)
+    panels = integrand.panels
+    if edges is None and panels.far is not None:
+        h, weights = _near_and_far(panels, q)
+    else:
+        edges = np.array(panels.edges) if edges is None else edges
+        root = jax.lax.stop_gradient(jnp.sqrt(q))
+        powers = panels.powers if powers is None else powers
+        edges, beside = without_nearest(powers, edges, float(jnp.finfo(q.dtype).eps)), graded(powers, root)
+        z, weights = normal_nodes(jnp.append(edges.astype(q.dtype) / root, beside), q.dtype)
+        h, weights = root * z, _within_reach(integrand, root, weights)
+    return h, weights * _score(h, q)
+
+
+def _score(h: Array, q: Array) -> Array:
+    return score_weight(-(h**2) / (2 * q) - jnp.log(q) / 2)
+
+
+def _near_and_far(panels: Panels, q: Array) -> tuple[Array, Array]:
+    """Nodes on the panels, and blurred ones, of which the weights of the ones or the others are zero."""
+    far = panels.far
+    assert far is not None
+    least = (panels.reach / SEEN) ** 2
+    q = jax.lax.stop_gradient(q)
+    near = jnp.sqrt(jnp.minimum(q, least))
+    z, weights = normal_nodes(np.array(panels.edges, q.dtype) / near, q.dtype)
+    wide = jnp.sqrt(jnp.maximum(q, least) - far.blur**2)
+    x, mass = normal_nodes(np.array(far.edges, q.dtype) / wide, q.dtype)
+    blurred, shares = jax.vmap(lambda x: blur_nodes(far, x, jnp))(wide * x)
+    beyond = jnp.where(q > least, mass[:, None] * shares, 0).ravel()
+    weights = jnp.concatenate([jnp.where(q > least, 0, weights), beyond])
+    return jnp.concatenate([near * z, blurred.ravel()]), weights
 
 
 def normal_nodes(edges: Array | np.ndarray, dtype: np.dtype) -> tuple[Array, Array]:

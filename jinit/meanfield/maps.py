@@ -13,6 +13,7 @@ from jinit._typing import Activation, Array
 from jinit.meanfield.entries import as_integer, integrand, numbers, over_entries
 from jinit.meanfield.integrals import Integrand, floored, half_difference, second_moment
 
+STARTED = 1e-6  # a variance next to zero, at which squares of cubes do not yet underflow in float32
 LINES, PLANES = 1024, 8  # entries at a time: of integrals over a line, and over a plane
 
 
@@ -39,9 +40,9 @@ def variance_map(
 
     Returns:
       An array of the shape to which the three broadcast; of their dtype, at least float32. NaN, since `q` may
-      be traced, where it is so large that an activation which goes on oscillating can no longer be followed
-      (sin: beyond 50), that one which grows as an exponential matters beyond 12 deviations (exp: beyond 9),
-      or that the integral diverges (exp(x²)).
+      be traced, where it is so large that an activation which oscillates ever faster, or with kinks, can no
+      longer be followed (sin(x²): beyond 3, abs(sin(x)): beyond 200), that one which grows as an exponential
+      matters beyond 12 deviations (exp: beyond 9), or that the integral diverges (exp(x²)).
 
     Raises:
       ValueError: if a variance or `q` is negative or not finite; if the activation is not elementwise, varies
@@ -89,7 +90,11 @@ def correlation_map(
       bias_variance: σ_b².
 
     Returns:
-      An array of the shape to which the four broadcast.
+      An array of the shape to which the four broadcast. Where `V(q)` underflows since q is all but zero, the
+      limit q → 0, to some 1e-6, if the activation itself is exact there. NaN where `V(q)` is zero otherwise:
+      where the activation is dead (relu(x − 1) at q = 1e-3, without biases) both pre-activations are zero and
+      have no correlation. NaN also where the variance map is, and where `q` is so large that an activation
+      which goes on oscillating can no longer be followed (sin(x): beyond 800, sin(30 x): beyond 3).
 
     Raises:
       ValueError: as `jinit.meanfield.variance_map`, and if `|c| > 1`.
@@ -195,7 +200,10 @@ def next_variance(integrand: Integrand, q: Array, weight_variance: Array, bias_v
 def next_gap(
     integrand: Integrand, q: Array, gap: Array, weight_variance: Array, bias_variance: Array
 ) -> Array:
-    """1 − C(q, 1 − gap) of scalars. At q = 0, the limit."""
+    """1 − C(q, 1 − gap) of scalars. At q = 0, and where V underflows next to it, the limit."""
     q = floored(integrand, q)
+    if integrand.panels.origin == 0 and integrand.panels.starts:
+        lost = next_variance(integrand, q, weight_variance, bias_variance) == 0
+        q = jnp.where(lost, jnp.maximum(q, jnp.asarray(STARTED, q.dtype)), q)
     ahead = next_variance(integrand, q, weight_variance, bias_variance)
     return weight_variance * half_difference(integrand, q, gap) / ahead

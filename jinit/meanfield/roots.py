@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class Scan(NamedTuple):
     signs: Array
 
 
-def scan(function: Function, grid: Array, blind: float) -> Scan:
+def scan(function: Function, grid: Array, blind: float, *, chunk: int | None = None) -> Scan:
     """The signs of a function on a grid, and between its points where a cubic has its extrema.
 
     The cubic has the values and slopes at both ends of a cell. So several roots in one cell are not missed,
@@ -34,12 +35,14 @@ def scan(function: Function, grid: Array, blind: float) -> Scan:
       function: of a scalar.
       grid: ascending points.
       blind: values up to this times the point count as zero.
+      chunk: how many points to evaluate at a time; None for all.
     """
-    values, slopes = jax.vmap(lambda x: jax.jvp(function, (x,), (jnp.ones_like(x),)))(grid)
+    over = jax.vmap if chunk is None else lambda f: functools.partial(jax.lax.map, f, batch_size=chunk)
+    values, slopes = over(lambda x: jax.jvp(function, (x,), (jnp.ones_like(x),)))(grid)
     between = _extrema(grid, values, slopes)
     # In order, with the last point of the grid at the end.
     points = jnp.append(jnp.concatenate([grid[:-1, None], between], axis=1).ravel(), grid[-1])
-    inner = jax.vmap(function)(between.ravel()).reshape(between.shape)
+    inner = over(function)(between.ravel()).reshape(between.shape)
     values = jnp.append(jnp.concatenate([values[:-1, None], inner], axis=1).ravel(), values[-1])
     return Scan(points, values, jnp.where(jnp.abs(values) <= blind * points, 0, jnp.sign(values)))
 

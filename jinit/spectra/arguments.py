@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from typing import Any
 
@@ -29,6 +30,29 @@ def whole_numbers(caller: str, name: str, value: Any) -> tuple[int, ...]:
     except TypeError:
         must = f"`{name}` must be a whole number or a sequence of them"
         raise TypeError(message(caller, must, f"{name}={value!r}")) from None
+
+
+def check_output(caller: str, output: Any) -> None:
+    """Raise if `output` is no function of the outputs of a network.
+
+    Raises:
+      TypeError: it is none.
+    """
+    if output is None:
+        return
+    must = "`output` must be a function of the outputs that selects among them, or None"
+    if not callable(output):
+        index = f"out[{output!r}]" if isinstance(output, (int, str)) else "out[0]"
+        raise TypeError(message(caller, must, f"{output=}", f"Such as `lambda out: {index}`."))
+    try:
+        signature = inspect.signature(output)
+    except (TypeError, ValueError):  # of some built-in functions it is not known
+        return
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        advice = f"Called with the outputs it raises: {error}."
+        raise TypeError(message(caller, must, f"a function of {signature}", advice)) from None
 
 
 def refuse_traced_verdict(caller: str, spectrum: Any) -> None:

@@ -37,7 +37,6 @@ def derivative_law(activation: Callable[[Any], Any], variance: float) -> Derivat
       NotElementwiseError: if the activation does not map each number by itself.
       NoExpectationError: if its derivative is not finite.
     """
-    Pointwise(activation)  # looks whether each entry is mapped by itself
     slope = Pointwise(_derivative(activation))
     deviation = math.sqrt(variance)
     x, w = np.polynomial.legendre.leggauss(POINTS)

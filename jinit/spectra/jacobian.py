@@ -13,7 +13,7 @@ from jinit._errors import message
 from jinit._typing import Array, Key, PyTree
 from jinit.initializers._arguments import count
 from jinit.jaxprs.tracing import Signature, check_call, split
-from jinit.spectra.arguments import whole_numbers
+from jinit.spectra.arguments import check_output, whole_numbers
 from jinit.spectra.calls import Call, Output, flat_apply, is_floating, mapped_inputs, refuse_mixing, slots_of
 from jinit.spectra.golub_kahan import estimated_spectrum
 from jinit.spectra.linear_maps import RealFunction, both_ways, jacobian_matrix
@@ -60,7 +60,8 @@ def jacobian_spectrum(
         Jacobian of all entries. None: True where each of these inputs has at least two axes and the first
         axes agree.
       method: `"exact"`, `"estimate"`, or `"auto"`: exact up to 1024 singular values and 2^24 entries.
-      probes: number of random probes of an estimate.
+      probes: number of random probes of an estimate. One gives `largest`, but standard errors need two:
+        they are infinite.
       steps: number of steps from each.
       key: key of the probes, consumed, the same for all examples; `jax.random.key(0)` if None.
 
@@ -69,7 +70,7 @@ def jacobian_spectrum(
       examples every field has a leading axis `[examples]`.
 
     Raises:
-      TypeError: `apply` is no function; `argnums`, `probes` or `steps` is no whole number.
+      TypeError: `apply` or `output` is no function; `argnums`, `probes` or `steps` is no whole number.
       ValueError: an option is out of range; the inputs to differentiate are integers, such as tokens, or are
         none; no output is floating; `per_example=True` without examples; examples depend on one another, as
         in BatchNorm in training (under `jax.jit`, which allows no error, the result is NaN).
@@ -92,6 +93,7 @@ def jacobian_spectrum(
     """
     caller = "jinit.jacobian_spectrum(...)"
     check_call(apply, caller=caller)
+    check_output(caller, output)
     wanted = _argnums(argnums, caller)
     probes, steps = check_options(method, probes, steps, caller)
     solve = functools.partial(spectrum_of, method=method, probes=probes, steps=steps, caller=caller)

@@ -13,12 +13,14 @@ from numpy.typing import ArrayLike
 
 from jinit._errors import message
 from jinit.initializers import _arguments as arguments
-from jinit.initializers._quadrature import NoExpectationError, NotElementwiseError
-from jinit.initializers.gains import activation_named
+from jinit.initializers._quadrature import NoExpectationError, NotElementwiseError, Pointwise
+from jinit.initializers.gains import activation_named, refuse_untraceable
 from jinit.spectra.derivative_law import DerivativeLaw, derivative_law
 from jinit.spectra.free_product import FreeProduct
 
 Weights = Literal["gaussian", "orthogonal"]
+LEAST = 1e-140  # singular values of which the squares are still numbers
+POINTS, FADED = 400, 8.0  # of the grid of `cdf`, and logarithms by which it goes down per layer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,6 +92,8 @@ class JacobianLaw:
     def density(self, points: ArrayLike) -> np.ndarray:
         """Density of the singular values at `points`, single points of mass (dead units) left out.
 
+        Below 1e-140 it is that at 1e-140.
+
         Raises:
           ValueError: all singular values are equal, as in an orthogonal linear network, or the network is one
             orthogonal layer, where `s = σ_w |f'|` and only `cdf` is given.
@@ -101,11 +105,15 @@ class JacobianLaw:
         s = np.asarray(points, float)
         inside = (s > 0) & (s < self.largest)
         found = np.zeros_like(s)
-        found[inside] = 2 * s[inside] * self._product.density(s[inside] ** 2)
+        at = np.maximum(s[inside], LEAST)
+        found[inside] = 2 * at * self._product.density(at**2)
         return found
 
     def cdf(self, points: ArrayLike) -> np.ndarray:
-        """Share of the singular values that are at most `points`, to about 1e-3."""
+        """Share of the singular values that are at most `points`, to about 1e-3.
+
+        Where they are not zero, what lies between 0 and 1e-140 is not told apart.
+        """
         s = np.asarray(points, float)
         if self._discrete:
             return self._product.cdf_of_one_layer(s**2) * (s >= 0)
@@ -113,7 +121,7 @@ class JacobianLaw:
         grid, above = self._above
         between = 1 - np.interp(s, grid, above, left=float(above[0]), right=0.0)
         between = between - mass * (s < math.sqrt(place) * (1 - 1e-9))
-        return np.where(s < 0, 0.0, np.maximum(between, self.zero_mass))
+        return np.where(s < 0, 0.0, np.where(s == 0, self.zero_mass, np.maximum(between, self.zero_mass)))
 
     @property
     def _discrete(self) -> bool:
@@ -121,11 +129,15 @@ class JacobianLaw:
 
     @functools.cached_property
     def _above(self) -> tuple[np.ndarray, np.ndarray]:
-        """Grid and `P(s > grid)`: finer toward both ends, where the density is steep."""
-        u = (1 - np.cos(np.pi * np.linspace(0, 1, 300))) / 2
-        s = self.largest * u ** (3 + (self.depth if self.weights == "gaussian" else 0))
-        mass = np.diff(s) * self.density((s[1:] + s[:-1]) / 2)
-        return s, np.append(np.cumsum(mass[::-1])[::-1], 0.0)
+        """Grid and `P(s > grid)`."""
+        # In logarithms, as P(λ ≤ x) falls as x^(1/(L + 1)) only, over hundreds of decades in deep networks;
+        # by the square of v, as densities begin with a root of the distance from the edge, or one over it.
+        length = min(FADED * (self.depth + 2), math.log(self.largest) - math.log(LEAST))
+        v = np.linspace(1, 0, POINTS)
+        between = (v[1:] + v[:-1]) / 2
+        middle = self.largest * np.exp(-length * between**2)
+        mass = 2 * length * between * -np.diff(v) * middle * self.density(middle)
+        return self.largest * np.exp(-length * v**2), np.append(np.cumsum(mass[::-1])[::-1], 0.0)
 
 
 def jacobian_law(
@@ -202,6 +214,8 @@ def _slopes(caller: str, activation: str | Callable[..., Any], variance: float) 
         must = "`activation` must be a function or the name of one"
         raise TypeError(message(caller, must, got))
     try:
+        Pointwise(function)  # looks whether each entry is mapped by itself, before anything else is tried
+        refuse_untraceable(caller, function, got)
         slopes = derivative_law(function, variance)
     except NotElementwiseError as reason:
         raise ValueError(message(caller, f"`activation` must be elementwise, but {reason}", got)) from None

@@ -16,7 +16,7 @@ from jinit._typing import Array, PyTree, at_least_float32
 from jinit.initializers._arguments import count
 from jinit.jaxprs.paths import leaf_paths
 from jinit.jaxprs.tracing import Signature, check_call, split
-from jinit.spectra.arguments import whole_numbers
+from jinit.spectra.arguments import check_output, whole_numbers
 from jinit.spectra.calls import Output, is_floating
 from jinit.spectra.examples import of_one, one_output, paired_examples, paired_outputs
 from jinit.spectra.kernel_axes import PairedAxes
@@ -66,7 +66,7 @@ def neural_tangent_kernel(
       models).
 
     Raises:
-      TypeError: `apply` is no function; an axis or `batch_size` is no whole number.
+      TypeError: `apply` or `output` is no function; an axis or `batch_size` is no whole number.
       ValueError: an axis is not there or has two roles; `x2` does not go with `x1`; there is no single
         floating output with an axis of examples; no parameter is left; something is complex; options are out
         of range.
@@ -87,6 +87,7 @@ def neural_tangent_kernel(
     """
     caller = "jinit.neural_tangent_kernel(...)"
     check_call(apply, caller=caller)
+    check_output(caller, output)
     axes, batch_size = _checked_options(trace_axes, diagonal_axes, method, batch_size, caller)
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -132,7 +133,7 @@ def nngp_kernel(
       A function `(params, x1, x2=None, **kwargs) -> kernel`, as of `jinit.neural_tangent_kernel`.
 
     Raises:
-      TypeError: `apply` is no function; an axis or `batch_size` is no whole number.
+      TypeError: `apply` or `output` is no function; an axis or `batch_size` is no whole number.
       ValueError: as for `jinit.neural_tangent_kernel`.
 
     Example:
@@ -147,6 +148,7 @@ def nngp_kernel(
     """
     caller = "jinit.nngp_kernel(...)"
     check_call(apply, caller=caller)
+    check_output(caller, output)
     axes, batch_size = _checked_options(trace_axes, diagonal_axes, "jacobian", batch_size, caller)
 
     @functools.partial(jax.jit, static_argnums=0)

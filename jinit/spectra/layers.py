@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jinit._errors import message
 from jinit._typing import Array, PyTree
 from jinit.jaxprs.tracing import Signature, check_call, split
+from jinit.spectra.arguments import check_output
 from jinit.spectra.calls import Output, is_floating, refuse_mixing, slots_of
 from jinit.spectra.jacobian import make_call
 from jinit.spectra.site_jacobians import Between, SiteJacobians
@@ -73,7 +74,7 @@ def layer_spectra(
       `skipped` with the reason, as are those in a `scan` with `"site_to_site"`.
 
     Raises:
-      TypeError: `apply` is no function.
+      TypeError: `apply` or `output` is no function.
       ValueError: `between` is none of these; `"input_to_site"` with integer inputs; no floating output; a
         Jacobian of more than 2^24 entries; examples depend on one another (NaN under `jax.jit`; with token
         inputs, whose dependence can't be tried, examples are run as batches of one all the same).
@@ -96,6 +97,7 @@ def layer_spectra(
     """
     caller = "jinit.layer_spectra(...)"
     check_call(apply, caller=caller)
+    check_output(caller, output)
     if between not in get_args(Between):
         must = f"`between` must be one of {', '.join(map(repr, get_args(Between)))}"
         raise ValueError(message(caller, must, f"{between=}"))

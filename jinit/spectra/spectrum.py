@@ -30,7 +30,7 @@ class Spectrum:
       largest: the largest, `[...]`. An estimate never exceeds the true value, but for rounding.
       largest_error: some singular value of the matrix lies within this distance of `largest`.
       moments: `m_j = (1/k) Σ s^{2j}` for j = 1 … 4, `[..., 4]`; infinite where float32 overflows.
-      moments_error: their standard errors.
+      moments_error: their standard errors; infinite for a single probe.
       nodes: `[..., probes, steps]`, and
       weights: the same shape: each probe's quadrature rule `Σ weights · f(nodes) ≈ (1/k) Σ f(s)`.
       shape: `(rows, columns)` of the matrix.
@@ -124,7 +124,8 @@ class Spectrum:
     def density(self, edges: ArrayLike) -> tuple[Array, Array]:
         """Histogram of the singular values as a density, and its standard error.
 
-        All leading axes are pooled. The error is that over the probes, or zero where exact.
+        All leading axes are pooled. The error is that over the probes, infinite for a single one, or zero
+        where exact.
 
         Args:
           edges: ascending edges of the bins, in units of `s`, shape `[bins + 1]`.
@@ -135,7 +136,6 @@ class Spectrum:
         edges = jnp.asarray(edges, self.nodes.dtype)
         nodes = self.nodes.reshape(-1, *self.nodes.shape[-2:])
         weights = self.weights.reshape(nodes.shape)
-        count = nodes.shape[-2]
 
         def share(nodes: Array, weights: Array) -> Array:
             below = jnp.searchsorted(edges, nodes.ravel(), side="right")
@@ -145,14 +145,15 @@ class Spectrum:
 
         by_probe = jnp.mean(jax.vmap(jax.vmap(share))(nodes, weights), axis=0) / jnp.diff(edges)[None]
         mean = jnp.mean(by_probe, axis=0)
-        return mean, standard_error(by_probe, axis=0) if count > 1 else jnp.zeros_like(mean)
+        exact = self.singular_values is not None
+        return mean, jnp.zeros_like(mean) if exact else standard_error(by_probe, axis=0)
 
 
 def standard_error(samples: Array, axis: int) -> Array:
-    """Standard error of the mean of independent samples along an axis; NaN for one sample."""
+    """Standard error of the mean of independent samples along an axis; infinite for a single one."""
     count = samples.shape[axis]
     if count < 2:
-        return jnp.full_like(jnp.mean(samples, axis=axis), jnp.nan)
+        return jnp.full_like(jnp.mean(samples, axis=axis), jnp.inf)
     return jnp.std(samples, axis=axis, ddof=1) / jnp.sqrt(jnp.asarray(count, samples.dtype))
 
 

@@ -26,6 +26,16 @@ VALUES = [
     ({"activation": jnp.sum}, "must be elementwise, but it turns an array of shape"),
     ({"activation": jnp.log}, "must be integrable, but it is not finite"),
     ({"activation": lambda x: jnp.sin(1e9 * x)}, "it varies too fast"),
+    (
+        {"activation": lambda x, y: x},
+        "must be elementwise, but called with one array of shape (1088,) it raises",
+    ),
+    ({"activation": lambda x: x + jnp.ones(3)}, "it raises TypeError: add got incompatible shapes"),
+    ({"activation": lambda x: x if x > 0 else 0 * x}, "it raises ValueError: The truth value"),
+    (
+        {"activation": lambda x: x[:3]},
+        "must be elementwise, but it turns an array of shape (1088,) into one of",
+    ),
     ({"activation": "rellu"}, "Did you mean 'relu'"),
 ]
 TYPES = [
@@ -69,3 +79,21 @@ def test_a_traced_closure():
 def test_any_number_will_do():
     for q in (1, np.float32(1), np.int64(1), jnp.ones(()), jnp.bfloat16(1)):
         assert mf.variance_map("tanh", q, **NONE).dtype == jnp.float32
+
+
+def test_words_and_pictures_are_not_made_of_traced_values():
+    def phase(weight_variance):
+        return mf.fixed_point("tanh", weight_variance=weight_variance, bias_variance=0.1).phase
+
+    with pytest.raises(
+        TypeError, match=r"`FixedPoint.phase`: values must be concrete, not traced; got the tracer"
+    ):
+        jax.jit(phase)(1.0)
+
+    def picture(grid):
+        return mf.phase_diagram("tanh", weight_variance=grid, bias_variance=grid).plot()
+
+    with pytest.raises(
+        TypeError, match=r"`PhaseDiagram.plot\(\)`: values must be concrete(.|\n)*ask for it outside"
+    ):
+        jax.jit(picture)(jnp.array([1.0, 2.0]))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 import jinit.meanfield as mf
 from tests.meanfield import oracles
@@ -156,5 +157,29 @@ def test_single_precision():
 def test_size():
     with pytest.raises(ValueError, match="`size` must be given under a transformation"):
         jax.jit(lambda w: mf.fixed_points("relu", weight_variance=w, bias_variance=0.1))(1.0)
-    with pytest.raises(ValueError, match="`size` must be an integer from 0 to 8"):
-        mf.fixed_points("relu", weight_variance=1.0, bias_variance=0.1, size=9)
+    with pytest.raises(ValueError, match="`size` must be an integer of at least 0"):
+        mf.fixed_points("relu", weight_variance=1.0, bias_variance=0.1, size=-1)
+
+
+def wavy(x):
+    """f² = x² (1 + a sin(log x²)): E f² = q (1 + a Im(q^i E |z|^(2 + 2i))), a spiral."""
+    power = jnp.where(x == 0, 1.0, x * x)
+    return jnp.sign(x) * jnp.sqrt(power * (1 + 0.5 * jnp.sin(jnp.log(power))))
+
+
+def test_no_root_is_lost():
+    """There were eight at most, without a word; of a spiral there are more as far as it is followed."""
+    moment = 2 ** (1 + 1j) * scipy.special.gamma(1.5 + 1j) / math.sqrt(math.pi)
+    wanted = np.exp(np.arange(-9, 3) * math.pi - np.angle(moment))
+    points = mf.fixed_points(wavy, weight_variance=1.0, bias_variance=0.0)
+    q = np.asarray(points.q)
+    inside = (q > wanted[0] / 2) & (q < wanted[-1] * 2)
+    np.testing.assert_allclose(q[inside], wanted, rtol=1e-8)
+    assert q[0] == 0
+    stable = np.asarray(points.stable)[inside]
+    assert (stable[1:] != stable[:-1]).all()  # they take turns
+    same = jax.jit(lambda w: mf.fixed_points(wavy, weight_variance=w, bias_variance=0.0, size=30).q)(1.0)
+    np.testing.assert_allclose(same[: q.size], q, rtol=1e-12)
+    assert np.isnan(same[q.size :]).all()
+    two = mf.fixed_points(wavy, weight_variance=1.0, bias_variance=0.0, size=2)
+    np.testing.assert_allclose(two.q, q[:2], rtol=1e-12)

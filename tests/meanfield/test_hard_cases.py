@@ -11,7 +11,8 @@ import pytest
 
 import jinit.meanfield as mf
 from jinit.initializers._quadrature import Pointwise
-from jinit.meanfield.panels import _noise, find_panels
+from jinit.meanfield.panels import find_panels
+from jinit.meanfield.resolution import _noise
 from tests.meanfield import oracles
 
 PLAIN = {"weight_variance": 1.0, "bias_variance": 0.0}
@@ -141,6 +142,29 @@ def test_linear_networks_keep_correlations_single():
     point = mf.fixed_point(lambda x: x, weight_variance=1.0, bias_variance=0.0, initial_q=0.37)
     assert float(point.c) == 1.0
     assert point.phase == "critical"
+
+
+@pytest.mark.parametrize(
+    ("function", "wanted"),
+    [(lambda x: x**4, 3 / 35), (lambda x: 1 - jnp.cos(x), 1 / 3)],
+    ids=["x^4", "1 - cos"],
+)
+@pytest.mark.parametrize("dtype", ["single", "double"])
+def test_correlations_where_the_variance_underflows(function, wanted, dtype):
+    """They were NaN: the square of x⁴ is less than float32 has, that of 1 − cos x is rounded away."""
+    q = np.array([0.0, 1e-20], np.dtype(dtype))
+    found = mf.correlation_map(function, q, np.zeros(2, q.dtype), **PLAIN)
+    # In float32, 1 − cos x has two digits there.
+    np.testing.assert_allclose(found, wanted, rtol=1e-2 if dtype == "single" else 1e-6)
+
+
+def test_a_dead_activation_has_no_correlations():
+    found = mf.correlation_map(lambda x: jax.nn.relu(x - 1), np.array([0.0, 1e-3, 1.0]), 0.5, **PLAIN)
+    np.testing.assert_array_equal(np.isnan(found), [True, True, False])
+    with_biases = mf.correlation_map(
+        lambda x: jax.nn.relu(x - 1), 1e-3, 0.5, weight_variance=1.0, bias_variance=0.1
+    )
+    assert float(with_biases) == 1.0
 
 
 def diverges(x):

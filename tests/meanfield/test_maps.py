@@ -92,7 +92,6 @@ def test_erf_and_sine_over_many_scales():
     np.testing.assert_allclose(found, 2 / math.pi * np.arcsin(2 * q / (1 + 2 * q)), rtol=ACCURACY)
     q = np.geomspace(1e-12, 50, 19)
     np.testing.assert_allclose(mf.variance_map("sin", q, **PLAIN), -np.expm1(-2 * q) / 2, rtol=ACCURACY)
-    assert np.isnan(mf.variance_map("sin", 1e4, **PLAIN))  # oscillates beyond what is followed
 
 
 def test_relu_near_correlation_one():

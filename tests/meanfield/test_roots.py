@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jinit.meanfield.fixed import all_roots, blind, grid
 from jinit.meanfield.roots import root, scan
+from jinit.meanfield.search import all_roots, blind, grid
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def found_of_product(roots):
     def function(q):
         return q * jnp.prod(jnp.where(jnp.isnan(roots), 1.0, jnp.log(q / roots)))
 
-    return all_roots(function, scan(function, grid(roots.dtype), blind(roots.dtype)))
+    return all_roots(function, scan(function, grid(roots.dtype), blind(roots.dtype)))[0]
 
 
 @pytest.mark.parametrize(

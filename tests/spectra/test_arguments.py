@@ -225,3 +225,39 @@ def test_kernels_of_rounded_networks_are_symmetric():
     assert (found == found.transpose(1, 0, 3, 2)).all()
     assert np.allclose(found, sides, atol=2**-6 * float(sides.max()))
     assert jinit.kernel_spectrum(found).eigenvalues.shape == (10,)
+
+
+def layers(**options):
+    return jinit.layer_spectra(dense, **options)(W, X)
+
+
+@pytest.mark.parametrize("call", [estimated, layers, kernel, outputs_kernel])
+@pytest.mark.parametrize(
+    ("output", "text"),
+    [
+        (3, "got output=3.\nSuch as `lambda out: out[3]`."),
+        ("logits", "got output='logits'.\nSuch as `lambda out: out['logits']`."),
+        (
+            lambda a, b: a,
+            "got a function of (a, b).\nCalled with the outputs it raises: missing a required argument",
+        ),
+    ],
+)
+def test_output_is_a_function_of_the_outputs(call, output, text):
+    with pytest.raises(TypeError, match=re.escape(text)) as raised:
+        call(output=output)
+    assert "`output` must be a function of the outputs" in str(raised.value)
+
+
+def test_numpy_has_no_derivative():
+    with pytest.raises(TypeError, match="`activation` must be made of JAX's functions"):
+        jinit.jacobian_law(np.tanh, depth=2)
+
+
+def test_one_probe_tells_no_error():
+    """Which was NaN, and of a density zero."""
+    one = estimated(probes=1)
+    assert np.isinf(one.moments_error).all()
+    assert np.isinf(one.isometry_gap_error).all()
+    assert np.isinf(one.density([0.0, 10.0])[1]).all()
+    assert np.isfinite(estimated(probes=2).moments_error).all()

@@ -86,6 +86,23 @@ def test_density_is_that_of_the_moments(activation, weights, depth, variance):
         assert np.isclose(np.trapezoid(integrand, s), law.moment(k), rtol=1e-2)
 
 
+@pytest.mark.parametrize(("weights", "most"), [("gaussian", 5e-3), ("orthogonal", 1e-3)])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_nothing_is_lost_in_deep_networks(activation, weights, most):
+    """Squares underflowed: `cdf` was NaN, with warnings; and the grid was so coarse that a fifth was missing.
+
+    That of Gaussian weights spreads over hundreds of decades, of which 1e-140 is the last.
+    """
+    law = jinit.jacobian_law(activation, depth=100, weights=weights, variance=0.3)
+    below = law.cdf([-1.0, 0.0, 1e-300, 1e-130, 1e-50, 1e-3, 1.0, law.largest, np.inf])
+    assert (np.diff(below) >= 0).all()
+    assert below[0] == 0
+    assert below[1] == law.zero_mass
+    assert below[2] - law.zero_mass < most
+    assert below[-1] == 1
+    assert np.isfinite(law.density([1e-300, 1e-160, 1e-100])).all()
+
+
 def test_square_gaussian_is_a_quarter_circle():
     law = jinit.jacobian_law("linear", depth=1)
     s = np.linspace(0.05, 1.95, 20)
