@@ -46,6 +46,7 @@ class Site:
       after_site: whether the signal comes out of another site, rather than straight from the inputs.
       before_site: whether another site comes after it.
       upstream: the sites that its operands depend on, bit `i` for site `i`; in a loop that may be itself.
+      meets_own: whether its weight, or one of them, made something before that its operands depend on.
     """
 
     names: tuple[str, ...]
@@ -62,6 +63,7 @@ class Site:
     after_site: bool
     before_site: bool
     upstream: int
+    meets_own: bool
 
     @property
     def source(self) -> str:
@@ -119,7 +121,9 @@ def analyse_sites(program: Program) -> Analysis:
     order = _Order(graph, layers)
     leaves = [_leaves_of(n, flow) for n in layers]
     names = _names(program, leaves)
-    sites = tuple(_site(graph, flow, order, *facts) for facts in zip(layers, leaves, names, strict=True))
+    same = _with_a_weight_of(program, layers, leaves)
+    facts = zip(layers, leaves, names, same, strict=True)
+    sites = tuple(_site(graph, flow, order, *of_site) for of_site in facts)
     unused = tuple(p for p, v in zip(program.paths, graph.inputs, strict=False) if not flow.live[v])
     return Analysis(graph, flow, layers, Sites(sites, unused, not_followed(program, graph, flow, layers)))
 
@@ -148,14 +152,33 @@ def _names(program: Program, leaves: list[tuple[int, ...]]) -> list[tuple[str, .
     return names
 
 
+def _with_a_weight_of(program: Program, layers: list[Node], leaves: list[tuple[int, ...]]) -> list[int]:
+    """The sites that have a weight of each, bit `i` for site `i`; not those that take slices of one."""
+    sizes = [v.aval.size for v in program.jaxpr.invars[: len(program.paths)]]
+    whole = [
+        {i for i in of_site if sizes[i] <= max(v.aval.size for v in node.eqn.invars)}
+        for node, of_site in zip(layers, leaves, strict=True)
+    ]
+    return [sum(1 << k for k, other in enumerate(whole) if other & mine) for mine in whole]
+
+
 def _site(
-    graph: Graph, flow: Flow, order: _Order, node: Node, leaves: tuple[int, ...], names: tuple[str, ...]
+    graph: Graph,
+    flow: Flow,
+    order: _Order,
+    node: Node,
+    leaves: tuple[int, ...],
+    names: tuple[str, ...],
+    same: int,
 ) -> Site:
     weight = weight_position(node, flow)
     signal = 1 - weight if contracts(node) else None
     enclosures = [node.address[:k] for k in range(1, len(node.address))]
     other = node.ins[1] if signal is None else node.ins[signal]
-    last = _last(node, flow, order)
+    last, upstream = (
+        _last(node, flow, order),
+        functools.reduce(operator.or_, (order.upstream[i] for i in node.ins)),
+    )
     return Site(
         names, leaves, node.eqn, node.address, (last.address, 0), last.eqn.outvars[0].aval, weight, signal,
         lengths=node.lengths,
@@ -163,7 +186,8 @@ def _site(
         regions=frozenset(graph.regions[a] for a in enclosures if a in graph.regions),
         after_site=bool(order.upstream[other]),
         before_site=order.before[node.outs[0]],
-        upstream=functools.reduce(operator.or_, (order.upstream[i] for i in node.ins)),
+        upstream=upstream,
+        meets_own=bool(upstream & same),
     )  # fmt: skip
 
 

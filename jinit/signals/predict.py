@@ -21,6 +21,7 @@ from jinit.signals.records import Record, Records
 from jinit.signals.run_laws import run_on_laws
 
 CALLER = "jinit.predict(...)"
+MEETS_OWN = "the weight meets what it had a part in before, and is taken for a new one, of the same law"
 
 
 def predict(
@@ -95,7 +96,7 @@ def predict(
 
 def _record(site: Site, found: dict[str, Value]) -> Record:
     fields: dict[str, Any] = {k: _moments(v, len(site.lengths)) for k, v in found.items()}
-    return Record(**fields)
+    return Record(**fields, note=MEETS_OWN if site.meets_own else "")
 
 
 def _moments(value: Value, loops: int) -> Moments:

@@ -24,7 +24,7 @@ class Record:
       cotangent: the gradient with respect to `output`.
       weight: the weight operand as it enters the contraction.
       weight_gradient: the gradient with respect to that operand, at this use.
-      note: empty, or what could not be measured here and why.
+      note: empty, or what could not be measured here and why; of `predict`, what theory leaves out.
 
     Example:
       >>> import jax.numpy as jnp, jinit

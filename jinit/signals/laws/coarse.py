@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,9 +23,12 @@ MORE = 0.04
 FEWER = {256: 24, 128: 24, 64: 8, 48: 16, 32: 8, 16: 6, 15: 4, 12: 4, 8: 4}
 
 
-def coarser(laws: Sequence[Law]) -> list[Law]:
-    """All roots that are normal variables on a rule of `FEWER`, on its smaller one."""
-    return [_coarsened(law, [i for i in range(len(law.roots)) if _is_fine(law, i)]) for law in laws]
+def coarser(laws: Sequence[Law], but: Collection[Root] = ()) -> list[Law]:
+    """All roots that are normal variables on a rule of `FEWER`, `but` for these, on its smaller one."""
+    return [
+        _coarsened(law, [i for i, r in enumerate(law.roots) if r not in but and _is_fine(law, i)])
+        for law in laws
+    ]
 
 
 def grid_if_coarser(laws: Sequence[Law]) -> int:
@@ -54,7 +57,7 @@ def _grid(laws: Sequence[Law], is_coarsened: Callable[[Law, int], bool]) -> int:
 
 def _coarse_names(laws: Sequence[Law]) -> set[Any]:
     """Of the roots of which some law has fewer nodes."""
-    return {r.name[1] for law in laws for r in law.roots if _is_coarse(r)}  # type: ignore[index]
+    return {name_of(r) for law in laws for r in law.roots if _is_coarse(r)}
 
 
 def as_coarse(laws: Sequence[Law]) -> list[Law]:
@@ -67,6 +70,11 @@ def as_coarse(laws: Sequence[Law]) -> list[Law]:
         ours = [i for i, r in enumerate(law.roots) if r.name in coarse and _is_fine(law, i)]
         found.append(_coarsened(law, ours))
     return found
+
+
+def name_of(root: Root) -> Any:
+    """The name of a root, be it on fewer nodes."""
+    return root.name[1] if _is_coarse(root) else root.name  # type: ignore[index]
 
 
 def _is_coarse(root: Root) -> bool:

@@ -161,7 +161,15 @@ class Interpreter:
             both = [x if k in weights else signal for k, x in enumerate(ins)]
             return contraction(eqn, both, name)[0]
 
-        return [self.twins.contracted(eqn, ins, weights[0], at, of)]
+        out = self.twins.contracted(eqn, ins, weights[0], at, of, self.added)
+        self.makers.shared |= self.twins.shared
+        return [out]
+
+    def added(self, a: Any, b: Any, at: Name) -> Any:
+        """The law of a sum, by what its operands were made of."""
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (a, b)]
+        (eqn,) = jax.make_jaxpr(jax.lax.add)(*shapes).eqns
+        return (joint.again(eqn, self.makers, [a, b], at) or self.on_laws(eqn, [a, b], (at,)))[0]  # type: ignore[arg-type]
 
     def rows_added(self, eqn: Any, indices: Value, laws: list[Any], at: tuple[int, ...]) -> Any:
         """The laws of sums by index."""

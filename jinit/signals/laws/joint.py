@@ -13,6 +13,7 @@ import numpy as np
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced
 from jinit.signals.laws.as_laws import as_law
+from jinit.signals.laws.coarse import name_of
 from jinit.signals.laws.elementwise import on_nodes
 from jinit.signals.laws.images import Images
 from jinit.signals.laws.joining import Pieces
@@ -57,6 +58,7 @@ class Makers:
       made: the equation that made a variable, in order.
       parted: variables whose laws no longer tell what they have in common with what they were made of.
       behind: of a variable, all those that it was made of, and itself.
+      shared: names of roots that several have, though none was made of another (`twins.Twins`).
       images: laws of rows that are sums of those of others.
       pieces: slices of arrays, among zeros.
       stacks: a few arrays side by side.
@@ -67,6 +69,7 @@ class Makers:
     made: dict[Key, Making] = dataclasses.field(default_factory=dict)
     parted: set[Key] = dataclasses.field(default_factory=set)
     behind: dict[Key, frozenset[Key]] = dataclasses.field(default_factory=dict)
+    shared: set[Hashable] = dataclasses.field(default_factory=set)
     images: Images = dataclasses.field(default_factory=Images)
     pieces: Pieces = dataclasses.field(default_factory=Pieces)
     stacks: Stacks = dataclasses.field(default_factory=Stacks)
@@ -103,7 +106,16 @@ class Makers:
             hidden = self.all_behind(u) - {u}
             if any(self._meets(other, hidden, u) for other in others):
                 return True
+            if self.shared and not self._shared_by(hidden).isdisjoint(self._shared_behind(others)):
+                return True
         return False
+
+    def _shared_behind(self, keys: Iterable[Key]) -> set[Hashable]:
+        return self._shared_by(frozenset().union(*map(self.all_behind, keys)))
+
+    def _shared_by(self, keys: Iterable[Key]) -> set[Hashable]:
+        laws = (self.values[key] for key in keys)
+        return {name_of(r) for x in laws if isinstance(x, Law) for r in x.roots} & self.shared
 
     def _meets(self, key: Key, hidden: frozenset[Key], beside: Key) -> bool:
         """Whether a variable was made of one of `hidden`, and not by way of `beside` alone."""

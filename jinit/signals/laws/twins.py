@@ -1,48 +1,61 @@
 """One weight that meets several signals, as in siamese networks: what the sums have in common.
 
-Of `y₁ = x₁ W` and `y₂ = x₂ W` what differs alike, `l`, is correlated as the signals are: by the polarization
-identity `4 Cov_l[y₁, y₂] = Var_l[(x₁ + x₂) W] - Var_l[(x₁ - x₂) W]`. The same holds of what comes back.
+Of `y₁ = x₁ W` and `y₂ = x₂ W` what differs alike, `l`, is correlated as the signals are: by polarization,
+`2 Cov_l[y₁, y₂] = Var_l[(x₁ + x₂) W] - Var_l[x₁ W] - Var_l[x₂ W]`. The same holds of what comes back, and
+where `x₂` was made of `y₁`, as in blocks that share their weights (Yang, *Tensor programs II*, 2020).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinit.signals.laws.arrays import is_traced
-from jinit.signals.laws.as_laws import as_law
-from jinit.signals.laws.coarse import coarser
+from jinit._typing import Array
+from jinit.signals.laws.arrays import is_traced, xp
+from jinit.signals.laws.coarse import as_coarse, coarser, name_of
 from jinit.signals.laws.grids import grid_of
-from jinit.signals.laws.law import Law, mean_square, normal_nodes, two_moments
+from jinit.signals.laws.law import Law, mean_square, normal_nodes
 from jinit.signals.laws.levels import Level
-from jinit.signals.laws.pointwise import TIDY, pointwise
-from jinit.signals.laws.roots import PLACE
+from jinit.signals.laws.pointwise import LIMIT, TIDY
+from jinit.signals.laws.roots import PLACE, Root
 from jinit.signals.laws.splitting import linear_in, split
 from jinit.signals.laws.values import Held, Value
 
 # Of a correlation: signals of less have next to nothing in common.
 LEAST = 0.02
-# Signals that meet one weight, of which any two are set side by side, at most.
-MOST = 8
+# Signals that meet one weight, of which any two are set side by side, at most; roots that one has of others.
+MOST, MOST_SHARED = 8, 2
+# Of the largest of singular values, those that count.
+RANK = 1e-3
 
 Contract = Callable[[Value, Hashable], Any]
+# The law of the sum of two signals, one of which is not an array.
+Join = Callable[[Value, Value, Hashable], Any]
 
 
 @dataclasses.dataclass
 class Twins:
-    """By weight, and how it is met, the signals that met it and the laws of their sums."""
+    """What weights met.
+
+    Attributes:
+      known: by weight, and how it is met, the signals that met it and the laws of their sums.
+      shared: names of the roots that several sums have.
+    """
 
     known: dict[Hashable, list[tuple[Value, Law]]] = dataclasses.field(default_factory=dict)
+    shared: set[Hashable] = dataclasses.field(default_factory=set)
 
-    def contracted(self, eqn: Any, ins: list[Value], weight: int, name: Hashable, contract: Contract) -> Any:
+    def contracted(
+        self, eqn: Any, ins: list[Value], weight: int, name: Hashable, contract: Contract, join: Join
+    ) -> Any:
         """The law of a contraction of a weight and a signal, by what that has in common with one before it.
 
-        `contract` gives the law of any signal's, by a name.
+        `contract` gives the law of any signal's, by a name, and `join` that of the sum of two.
         """
         signal, key = ins[1 - weight], _key(eqn, ins[weight], weight)
         before = self.known.setdefault(key, []) if key is not None else []
@@ -51,15 +64,17 @@ class Twins:
         out = contract(signal, name)
         if not isinstance(out, Law) or is_traced(out.nodes):
             return out
-        found = [(_correlation(signal, x, name), k) for k, (x, _) in enumerate(before)]
-        share, k = max(found, key=lambda pair: abs(pair[0]), default=(0.0, 0))
-        if abs(share) > LEAST:
-            other, sums = before[k]
-            both = [contract(_plus(signal, other, sign, name), (name, "twin", sign)) for sign in (1, -1)]
-            if all(isinstance(x, Law) for x in both):
-                out = _beside(out, sums, both[0], both[1], name)
-                if grid_of([out]) > TIDY:  # functions of so many nodes are put on roots of their own
-                    (out,) = coarser([out])
+        both = [_sum(signal, x, (name, "both", k), join) for k, (x, _) in enumerate(before)]
+        alike = [k for k, (x, _) in enumerate(before) if abs(_correlation(signal, x, both[k])) > LEAST]
+        sums = [contract(both[k], (name, "twin", k)) for k in alike]
+        if sums and all(isinstance(x, Law) for x in sums):
+            others = as_coarse([before[k][1] for k in alike])
+            beside = _beside(out, others, sums, name)
+            if grid_of([beside]) > TIDY:  # functions of so many nodes are put on roots of their own
+                (beside,) = coarser([beside], but=out.roots)
+            if grid_of([beside]) <= LIMIT:
+                out, theirs = beside, {name_of(r) for law in others for r in law.roots if r.kind != PLACE}
+                self.shared |= set(map(name_of, out.roots)) & theirs
         if len(before) < MOST:
             before.append((signal, out))
         return out
@@ -87,66 +102,85 @@ def _is_same(a: Value, b: Value) -> bool:
     return isinstance(a, Law) and isinstance(b, Law) and a.identity == b.identity
 
 
-def _correlation(a: Value, b: Value, name: Hashable) -> float:
-    """Of two signals, of which no means are subtracted; nothing if that is not known."""
-    a, b = _of_one_kind(a, b, name)
+def _sum(a: Value, b: Value, name: Hashable, join: Join) -> Any:
+    """Of two signals; nothing if that is not known."""
+    if not _is_known(a) or not _is_known(b) or a.shape != b.shape:  # type: ignore[union-attr]
+        return None
     if isinstance(a, Held) and isinstance(b, Held):
-        if is_traced(a.array) or is_traced(b.array) or not jnp.issubdtype(a.dtype, jnp.floating):
-            return 0.0
-        if a.shape != b.shape or 0 in a.shape:
-            return 0.0
-        x, y = (np.asarray(v.whole(), np.float64) for v in (a, b))
-        found, sizes = np.mean(x * y), np.mean(x * x) * np.mean(y * y)
-    elif isinstance(a, Law) and isinstance(b, Law) and not (is_traced(a.nodes) or is_traced(b.nodes)):
-        if np.iscomplexobj(a.nodes) or a.shape != b.shape:
-            return 0.0
-        out = jax.ShapeDtypeStruct(a.shape, a.dtype)
-        (product,) = pointwise(lambda x, y: [x * y], [a, b], [out], (name, "met"), "mul")
-        found, sizes = float(two_moments(product)[0]), mean_square(a) * mean_square(b)
-    else:
+        return Held(xp.asarray(a.whole() + b.whole()), a.shape, a.source)
+    return join(a, b, name)
+
+
+def _correlation(a: Value, b: Value, both: Any) -> float:
+    """Of two signals, of which no means are subtracted, by their sum."""
+    if both is None or not _is_known(both):
         return 0.0
-    return float(found / np.sqrt(sizes)) if 0 < sizes < np.inf else 0.0
+    whole, *sizes = map(_mean_square, (both, a, b))
+    found = 0 < math.prod(sizes) < np.inf
+    return (whole - sum(sizes)) / 2 / math.sqrt(math.prod(sizes)) if found else 0.0
 
 
-def _of_one_kind(a: Any, b: Any, name: Hashable) -> tuple[Any, Any]:
-    """Two signals, one of them of a law if the other is."""
-    if isinstance(a, Law) == isinstance(b, Law):
-        return a, b
-    return as_law(a, name), as_law(b, name)
+def _is_known(x: Value) -> bool:
+    """Whether it is a signal of real numbers whose values, or those of its law, are known."""
+    if not isinstance(x, (Law, Held)) or 0 in x.shape or not jnp.issubdtype(x.dtype, jnp.floating):
+        return False
+    return not is_traced(x.nodes if isinstance(x, Law) else x.array)
 
 
-def _plus(a: Any, b: Any, sign: int, name: Hashable) -> Value:
-    a, b = _of_one_kind(a, b, name)
-    if isinstance(a, Held):
-        return Held(a.whole() + sign * b.whole(), a.shape, a.source)
-    out = jax.ShapeDtypeStruct(a.shape, a.dtype)
-    kind = "add" if sign > 0 else "sub"
-    return pointwise(lambda x, y: [x + sign * y], [a, b], [out], (name, "both", sign), kind)[0]
+def _mean_square(x: Any) -> float:
+    return (
+        mean_square(x) if isinstance(x, Law) else float(np.mean(np.square(np.asarray(x.whole(), np.float64))))
+    )
 
 
-def _beside(law: Law, other: Law, plus: Law, minus: Law, name: Hashable) -> Law:
-    """`law`, each of its normal roots as correlated with that of another law as the sums of both say."""
-    more, less, theirs = (_variances(x) for x in (plus, minus, other))
-    before = law.roots
-    for level, (k, ours) in _variances(law).items():
-        if level not in theirs or ours * theirs[level][1] <= 0:
+def _beside(law: Law, others: Sequence[Law], sums: Sequence[Law], name: Hashable) -> Law:
+    """`law`, what it differs by on each level as alike to other laws as their sums with it say.
+
+    Those are sums of normals, `y = L z`. With covariances `c` of them a part `a z` is shared, `L a = c`.
+    """
+    ours, theirs, both = _slopes(law), [_slopes(x) for x in others], [_slopes(x) for x in sums]
+    weights = {r: w for x in others for r, w in zip(x.roots, x.weights, strict=True)}
+    least = LEAST**2 * sum(map(_square, ours.values()))
+    for level, mine in ours.items():
+        root, own = next(iter(mine.items()))
+        known = list(dict.fromkeys(r for x in theirs for r in x.get(level, {})))
+        if not known or not own or _square(mine) < least:
             continue
-        both = more.get(level, (0, 0.0))[1] - less.get(level, (0, 0.0))[1]
-        correlation = float(np.clip(both / 4 / np.sqrt(ours * theirs[level][1]), -1, 1))
-        if abs(correlation) > LEAST:
-            i = law.roots.index(before[k])
-            root, weights = other.roots[theirs[level][0]], other.weights[theirs[level][0]]
-            sign = np.sign(correlation) * np.sign(linear_in(other, theirs[level][0])[1].sum())
-            rest = dataclasses.replace(law.roots[i], name=(name, "rest", k))
-            law = split(law, i, root, weights, rest, sign * np.abs(np.float32(correlation)))
+        pairs = [(x.get(level, {}), y.get(level, {})) for x, y in zip(theirs, both, strict=True)]
+        covariances = [(_square(y) - _square(mine) - _square(x)) / 2 for x, y in pairs]
+        rows = [[x.get(r, 0.0) for r in known] for x, _ in pairs]
+        parts = np.linalg.lstsq(np.array(rows), np.array(covariances), rcond=RANK)[0] / own
+        parts = parts / max(1.0, float(np.linalg.norm(parts)))
+        shared = {r: (weights[r], float(part)) for r, part in zip(known, parts, strict=True)}
+        law = _with_shared(law, root, shared, (name, "rest", level))
     return law
 
 
-def _variances(law: Law) -> dict[Level, tuple[int, float]]:
-    """By level, where the one normal root of it stands, and the variance that it adds."""
-    found: dict[Level, tuple[int, float]] = {}
+def _with_shared(law: Law, root: Root, shared: Mapping[Root, tuple[Array, float]], name: Hashable) -> Law:
+    """`law`, a normal root of which is the sum of others, times numbers, and a rest."""
+    left = 1.0
+    largest = sorted(shared.items(), key=lambda item: -abs(item[1][1]))[:MOST_SHARED]
+    for k, (other, (weights, part)) in enumerate(largest):
+        if abs(part) < LEAST:
+            break
+        i = law.roots.index(root)
+        root = dataclasses.replace(root, name=(name, k))
+        correlation = np.clip(part / math.sqrt(left), -1, 1)
+        law = split(law, i, other, weights, root, xp.asarray(correlation, np.float32))
+        left = max(left - part**2, 1e-6)
+    return law
+
+
+def _square(slopes: dict[Root, float]) -> float:
+    return sum(x * x for x in slopes.values())
+
+
+def _slopes(law: Law) -> dict[Level, dict[Root, float]]:
+    """By level, of each normal root what it is multiplied by, with its sign."""
+    found: dict[Level, dict[Root, float]] = {}
     for i, root in enumerate(law.roots):
         if root.kind != PLACE and normal_nodes(law, i) is not None:
             slope = linear_in(law, i)[1]
-            found.setdefault(Level.of(root), (i, mean_square(law, slope)))
+            size = math.copysign(math.sqrt(mean_square(law, slope)), float(slope.sum()))
+            found.setdefault(Level.of(root), {})[root] = size
     return found
