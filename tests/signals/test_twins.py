@@ -115,7 +115,7 @@ def test_given_biases_keep_examples_as_large_as_one(count):
 
 
 def of_shared_weights(block: Any, count: int, draws: int = 400_000) -> float:
-    """The mean square behind blocks that meet the same weights, of infinite width, by a sample of its entries.
+    """The mean square behind blocks that meet the same weights, of infinite width, by a sample.
 
     Whatever signals `x` meet one weight, the sums are jointly normal, of covariances `E[x xᵀ]` (Yang, 2020).
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -82,6 +82,8 @@ class Interpreter:
             made_of = _parameters_of(ins)
             outs = [_made(x, (*at, i, k), made_of) for k, x in enumerate(outs)]
             env.update(zip(eqn.outvars, outs, strict=True))
+            if kind == "transpose" and self.twins is not None and _is_weight(ins[0]):
+                self.twins.turned.note(outs[0], ins[0], eqn.params["permutation"])
             if of_entries:
                 self.makers.note(eqn, ins, outs)
             elif kind in ("slice", "split", "pad") and isinstance(ins[0], Law):
@@ -161,15 +163,14 @@ class Interpreter:
             both = [x if k in weights else signal for k, x in enumerate(ins)]
             return contraction(eqn, both, name)[0]
 
-        out = self.twins.contracted(eqn, ins, weights[0], at, of, self.added)
+        out = self.twins.contracted(eqn, ins, weights[0], at, of, self.run)
         self.makers.shared |= self.twins.shared
         return [out]
 
-    def added(self, a: Any, b: Any, at: Name) -> Any:
-        """The law of a sum, by what its operands were made of."""
-        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (a, b)]
-        (eqn,) = jax.make_jaxpr(jax.lax.add)(*shapes).eqns
-        return (joint.again(eqn, self.makers, [a, b], at) or self.on_laws(eqn, [a, b], (at,)))[0]  # type: ignore[arg-type]
+    def run(self, function: Callable[..., Any], values: list[Any], at: Name) -> Any:
+        """The value of a function of values, as if it stood in the program."""
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in values]
+        return self.inner(jax.make_jaxpr(function)(*shapes), values, (at,))[0]  # type: ignore[arg-type]
 
     def rows_added(self, eqn: Any, indices: Value, laws: list[Any], at: tuple[int, ...]) -> Any:
         """The laws of sums by index."""

@@ -100,13 +100,16 @@ class Makers:
         """All variables that one was made of, and itself."""
         return self.behind.get(key, frozenset([key]))
 
-    def is_lost(self, key: Key, others: Collection[Key]) -> bool:
-        """Whether the law of a variable does not tell what it has in common with some of these."""
+    def is_lost(self, key: Key, others: Collection[Key], *, shared: bool) -> bool:
+        """Whether the law of a variable does not tell what it has in common with some of these.
+
+        Be it by what they were made of, or by roots that are `shared` too.
+        """
         for u in self.all_behind(key) & self.parted:
             hidden = self.all_behind(u) - {u}
             if any(self._meets(other, hidden, u) for other in others):
                 return True
-            if self.shared and not self._shared_by(hidden).isdisjoint(self._shared_behind(others)):
+            if shared and not self._shared_by(hidden).isdisjoint(self._shared_behind(others)):
                 return True
         return False
 
@@ -132,11 +135,15 @@ class Makers:
     def bases(self, keys: Sequence[Key]) -> Iterator[set[Key]]:
         """What functions of these may be found from instead, so that less is lost that they have in common.
 
-        Further and further back, what was made last first, until nothing is lost.
+        Further and further back, what was made last first, until nothing is lost. Gradients that meet what
+        has roots in common alone stay as they are: further back they would lose what they share themselves.
         """
+        shared = bool(self.shared) and not any(_is_linear(self.values[key]) for key in keys)
         bases = set(keys)
         while True:
-            lost = [key for key in bases if key in self.made and self.is_lost(key, bases - {key})]
+            lost = [
+                key for key in bases if key in self.made and self.is_lost(key, bases - {key}, shared=shared)
+            ]
             if not lost:
                 return
             last = max(lost, key=lambda key: self.made[key].order)
@@ -193,6 +200,10 @@ def _is_small(laws: Iterable[Law]) -> bool:
     """Whether averages of signals take a small grid."""
     sizes = {r: w.size for x in laws for r, w in zip(x.roots, x.weights, strict=True)}
     return math.prod(n for r, n in sizes.items() if r.average and r.kind != COTANGENT) <= MOST_AVERAGES
+
+
+def _is_linear(value: Value) -> bool:
+    return isinstance(value, Law) and value.is_linear
 
 
 def _is_masked(law: Law) -> bool:

@@ -24,6 +24,8 @@ from jinit.signals.laws.levels import Level
 from jinit.signals.laws.pointwise import LIMIT, TIDY
 from jinit.signals.laws.roots import PLACE, Root
 from jinit.signals.laws.splitting import linear_in, split
+from jinit.signals.laws.transposes import Run, beside_made
+from jinit.signals.laws.uses import How, Turned, Use, how_met
 from jinit.signals.laws.values import Held, Value
 
 # Of a correlation: signals of less have next to nothing in common.
@@ -34,8 +36,6 @@ MOST, MOST_SHARED = 8, 2
 RANK = 1e-3
 
 Contract = Callable[[Value, Hashable], Any]
-# The law of the sum of two signals, one of which is not an array.
-Join = Callable[[Value, Value, Hashable], Any]
 
 
 @dataclasses.dataclass
@@ -43,57 +43,57 @@ class Twins:
     """What weights met.
 
     Attributes:
-      known: by weight, and how it is met, the signals that met it and the laws of their sums.
+      known: by how a weight is met, the signals that it met so.
       shared: names of the roots that several sums have.
+      turned: weights that were transposed.
     """
 
-    known: dict[Hashable, list[tuple[Value, Law]]] = dataclasses.field(default_factory=dict)
+    known: dict[Hashable, list[Use]] = dataclasses.field(default_factory=dict)
     shared: set[Hashable] = dataclasses.field(default_factory=set)
+    turned: Turned = dataclasses.field(default_factory=Turned)
 
     def contracted(
-        self, eqn: Any, ins: list[Value], weight: int, name: Hashable, contract: Contract, join: Join
+        self, eqn: Any, ins: list[Value], weight: int, name: Hashable, contract: Contract, run: Run
     ) -> Any:
         """The law of a contraction of a weight and a signal, by what that has in common with one before it.
 
-        `contract` gives the law of any signal's, by a name, and `join` that of the sum of two.
+        `contract` gives the law of any signal's, by a name, and `run` that of a function.
         """
-        signal, key = ins[1 - weight], _key(eqn, ins[weight], weight)
-        before = self.known.setdefault(key, []) if key is not None else []
-        if (same := next((y for x, y in before if _is_same(signal, x)), None)) is not None:
+        signal, how = ins[1 - weight], how_met(eqn, ins[weight], weight, self.turned)
+        before = self.known.setdefault(how, []) if how is not None else []
+        if (same := next((use.out for use in before if _is_same(signal, use.signal)), None)) is not None:
             return same
         out = contract(signal, name)
-        if not isinstance(out, Law) or is_traced(out.nodes):
+        if how is None or not isinstance(out, Law) or is_traced(out.nodes):
             return out
-        both = [_sum(signal, x, (name, "both", k), join) for k, (x, _) in enumerate(before)]
-        alike = [k for k, (x, _) in enumerate(before) if abs(_correlation(signal, x, both[k])) > LEAST]
-        sums = [contract(both[k], (name, "twin", k)) for k in alike]
-        if sums and all(isinstance(x, Law) for x in sums):
-            others = as_coarse([before[k][1] for k in alike])
-            beside = _beside(out, others, sums, name)
-            if grid_of([beside]) > TIDY:  # functions of so many nodes are put on roots of their own
-                (beside,) = coarser([beside], but=out.roots)
-            if grid_of([beside]) <= LIMIT:
-                out, theirs = beside, {name_of(r) for law in others for r in law.roots if r.kind != PLACE}
-                self.shared |= set(map(name_of, out.roots)) & theirs
+        out = dataclasses.replace(
+            self._beside_others(out, signal, before, name, contract, run), origin=(name, "met")
+        )
         if len(before) < MOST:
-            before.append((signal, out))
+            before.append(Use(how, signal, out))
+        if isinstance(how, How):
+            uses = [u for other, uses in self.known.items() if how.is_transposed(other) for u in uses]
+            out = beside_made(out, signal, how, _mean_square(ins[weight]), uses, run, (name, "made"))
         return out
 
-
-def _key(eqn: Any, weight: Value, at: int) -> Hashable | None:
-    """What tells a weight and how it is met; none if that is not known."""
-    if isinstance(weight, Held):
-        known = None if is_traced(weight.array) else (id(weight.array), weight.shape)
-    elif isinstance(weight, Law):
-        known = (
-            None
-            if is_traced(weight.nodes)
-            else (weight.roots, weight.shape, np.asarray(weight.nodes).tobytes())
-        )
-    else:
-        known = None
-    how = tuple(sorted((k, str(v)) for k, v in eqn.params.items() if "sharding" not in k))
-    return None if known is None else (eqn.primitive.name, how, at, known, eqn.outvars[0].aval.shape)
+    def _beside_others(
+        self, out: Law, signal: Value, before: Sequence[Use], name: Hashable, contract: Contract, run: Run
+    ) -> Law:
+        """What a contraction gives, by what it has in common with those of the same weight before it."""
+        both = [_sum(signal, use.signal, (name, "both", k), run) for k, use in enumerate(before)]
+        alike = [k for k, use in enumerate(before) if abs(_correlation(signal, use.signal, both[k])) > LEAST]
+        sums = [contract(both[k], (name, "twin", k)) for k in alike]
+        if not sums or not all(isinstance(x, Law) for x in sums):
+            return out
+        others = as_coarse([before[k].out for k in alike])
+        beside = _beside(out, others, sums, name)
+        if grid_of([beside]) > TIDY:  # functions of so many nodes are put on roots of their own
+            (beside,) = coarser([beside], but=out.roots)
+        if grid_of([beside]) > LIMIT:
+            return out
+        theirs = {name_of(r) for law in others for r in law.roots if r.kind != PLACE}
+        self.shared |= set(map(name_of, beside.roots)) & theirs
+        return beside
 
 
 def _is_same(a: Value, b: Value) -> bool:
@@ -102,13 +102,13 @@ def _is_same(a: Value, b: Value) -> bool:
     return isinstance(a, Law) and isinstance(b, Law) and a.identity == b.identity
 
 
-def _sum(a: Value, b: Value, name: Hashable, join: Join) -> Any:
+def _sum(a: Value, b: Value, name: Hashable, run: Run) -> Any:
     """Of two signals; nothing if that is not known."""
-    if not _is_known(a) or not _is_known(b) or a.shape != b.shape:  # type: ignore[union-attr]
+    if not _is_known(a) or not _is_known(b) or a.shape != b.shape or _is_gradient(a) != _is_gradient(b):  # type: ignore[union-attr]
         return None
     if isinstance(a, Held) and isinstance(b, Held):
         return Held(xp.asarray(a.whole() + b.whole()), a.shape, a.source)
-    return join(a, b, name)
+    return run(jnp.add, [a, b], name)
 
 
 def _correlation(a: Value, b: Value, both: Any) -> float:
@@ -125,6 +125,10 @@ def _is_known(x: Value) -> bool:
     if not isinstance(x, (Law, Held)) or 0 in x.shape or not jnp.issubdtype(x.dtype, jnp.floating):
         return False
     return not is_traced(x.nodes if isinstance(x, Law) else x.array)
+
+
+def _is_gradient(x: Value) -> bool:
+    return isinstance(x, Law) and x.is_linear
 
 
 def _mean_square(x: Any) -> float:
