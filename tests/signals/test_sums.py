@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,6 +84,24 @@ POOLED = {
     "deviation": lambda h: jnp.std(h, -1),
     "norm of exponentials": lambda h: jnp.sqrt(jnp.sum(jnp.exp(h), -1)),
 }
+
+
+def test_deviations_of_small_groups_of_channels():
+    """Repeated by channel they are no longer known to be of it, and count as of many: else 6 % too large."""
+    norm = nn.GroupNorm(num_groups=None, group_size=4)
+
+    def apply(params, x):
+        for name in "ab":
+            x = x + norm.apply({"params": {"scale": jnp.ones(64), "bias": jnp.zeros(64)}}, x @ params[name])
+        return x @ params["o"]
+
+    params = {k: jax.ShapeDtypeStruct((64, 64), jnp.float32) for k in "abo"}
+    x = jax.ShapeDtypeStruct((2, 4, 4, 64), jnp.float32)
+    records = jinit.predict(apply, weights=lambda path: 1 / 64)(params, x)
+    assert float(records["b"].input.second_moment) == pytest.approx(2, rel=0.01)
+    assert float(records["o"].input.second_moment) == pytest.approx(3, rel=0.01)
+
+
 DIVIDED = {
     "by the norm": lambda h: h / jnp.linalg.norm(h, axis=-1, keepdims=True),
     "by a mean": lambda h: jax.nn.relu(h) / (jax.nn.relu(h).mean(-1, keepdims=True) + 0.5),

@@ -32,16 +32,28 @@ def comes_back(law: Law, laws: Sequence[Law], shape: Sequence[int]) -> bool:
     return bool(repeated) and any(places.others(x) for x in laws if x is not law)
 
 
-def forgotten(law: Law) -> Law:
-    """`law` with means over entries taken as exact.
+def real_alike(laws: Sequence[Law]) -> list[Law]:
+    """The laws, averages as roots like any other where another law has them so already."""
+    real = {r for law in laws for r in law.roots if not r.average}
+    found = []
+    for law in laws:
+        as_real = [
+            i for i, r in enumerate(law.roots) if r.average and dataclasses.replace(r, average=False) in real
+        ]
+        found.append(_as_real(law, as_real) if as_real else law)
+    return found
+
+
+def forgotten(law: Law, shape: Sequence[int]) -> Law:
+    """`law` with means over entries taken as exact, where it meets an array of this shape.
 
     The value at the mean is kept: averaging would change a function of it, so that for instance a normalised
     signal no longer had second moment one. What a gradient is multiplied by may depend on a mean by more
     than that, as behind an activation: this is kept, as something that entries share.
     """
     nodes, gone, real = law.nodes, [], []
-    for i in [i for i, r in enumerate(law.roots) if r.average and not _is_of_many(r)]:
-        if is_felt(law, i):
+    for i in [i for i, r in enumerate(law.roots) if r.average and not _is_of_many(r, shape)]:
+        if is_felt(law, i, shape):
             real.append(i)
             continue
         if law.roots[i].kind == COTANGENT:
@@ -56,18 +68,19 @@ def forgotten(law: Law) -> Law:
     return without(_as_real(law, real) if real else law, gone, nodes)
 
 
-def _is_of_many(root: Root) -> bool:
+def _is_of_many(root: Root, shape: Sequence[int]) -> bool:
     """Whether it is what is left of a sum of many gradients, which counts where little else comes back."""
-    return root.average and root.kind == COTANGENT and root.summed is not None and not root.summed.few
+    whole = root.summed if root.average and root.kind == COTANGENT else None
+    return whole is not None and not whole.few and whole.is_at(root, shape)
 
 
-def without_unfelt(laws: Sequence[Law]) -> list[Law]:
+def without_unfelt(laws: Sequence[Law], shape: Sequence[int]) -> list[Law]:
     """Gradients that are added up, without those sums of many that make no difference beside the others."""
     sizes = [mean_square(law) if law.is_linear and not is_traced(law.nodes) else 0.0 for law in laws]
     found = []
     for k, law in enumerate(laws):
         least = FELT * max(sizes[:k] + sizes[k + 1 :], default=0.0)
-        for i in reversed([i for i, r in enumerate(law.roots) if _is_of_many(r)]):
+        for i in reversed([i for i, r in enumerate(law.roots) if _is_of_many(r, shape)]):
             exact = average(law, [i])
             if mean_square(law, law.nodes - exact) > least:
                 law = _as_real(law, [i])
@@ -84,11 +97,17 @@ def _as_real(law: Law, positions: Collection[int]) -> Law:
     return dataclasses.replace(law, roots=tuple(roots))
 
 
-def is_felt(law: Law, i: int) -> bool:
-    """Whether what is left of a known sum at position `i` makes a difference, of few or of many."""
+def is_felt(law: Law, i: int, shape: Sequence[int]) -> bool:
+    """Whether what is left of a known sum, at position `i`, makes a difference to an array of this shape.
+
+    Not where it is no longer known of which of them it is, as behind a reshape.
+    """
     root = law.roots[i]
+    known = root.smoothed if root.summed is None else root.summed
+    if known is None or not known.is_at(root, shape):
+        return False
     if root.summed is None:
-        return root.smoothed is not None
+        return True
     if root.summed.few or is_traced(law.nodes) or not np.issubdtype(law.nodes.dtype, np.floating):
         return root.summed.few
     exact = average(law, [i]) if root.kind == COTANGENT else _middle(law.nodes, i)

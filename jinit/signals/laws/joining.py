@@ -29,7 +29,7 @@ def mixture(
 ) -> Law:
     """Entries of several laws side by side along `axes`, in these shares."""
     linear = any(p.is_linear for p in parts)
-    parts = places.refined([places.as_signals(forgotten(as_float(p)), axes) for p in parts])
+    parts = places.refined([places.as_signals(forgotten(as_float(p), p.shape), axes) for p in parts])
     levels, at = levels_of(*parts), places.union_of(parts)
     aligned = [canonical(places.along(p, at), levels, name, linear=linear) for p in parts]
     first = aligned[0]

@@ -117,7 +117,7 @@ def reshaped(law: Law, shape: Sequence[int]) -> Law:
     for before, after in groups:
         if len(before) > 1 and len(after) == 1:
             if any(r.average and 0 < len(r.axes & {*before}) < len(before) for r in law.roots):
-                law = forgotten(law)  # it is no longer seen to be repeated
+                law = forgotten(law, law.shape)  # it is no longer seen to be repeated
             law = places.merged(law, before)
     for before, after in groups:
         for i in before:
@@ -238,7 +238,7 @@ def tiled(law: Law, reps: Sequence[int], name: Hashable) -> Law:
     shape = [n * r for n, r in zip(law.shape, reps, strict=True)]
     again = frozenset(i for i, r in enumerate(reps) if r > 1)
     law = places.picked(law, {i: np.tile(np.arange(law.shape[i]), reps[i]) for i in again})
-    law = rearranged(forgotten(law) if again else law, again, shape, name)
+    law = rearranged(forgotten(law, law.shape) if again else law, again, shape, name)
     roots = []
     for root in law.roots:
         if root.kind == PLACE:

@@ -22,7 +22,7 @@ from jinit.signals.laws.align import (
     normal_sum,
     sum_of_gradients,
 )
-from jinit.signals.laws.averages import comes_back, forgotten, without_deviations, without_unfelt
+from jinit.signals.laws.averages import comes_back, forgotten, real_alike, without_deviations, without_unfelt
 from jinit.signals.laws.coarse import as_coarse, coarser, grid_as_coarse, grid_if_coarser
 from jinit.signals.laws.gradients import by_cotangent
 from jinit.signals.laws.grids import grid_of, on_grid, union
@@ -63,9 +63,9 @@ def pointwise(
       kind: name of the primitive, if it is one of those that moments go through exactly.
     """
     shape = outs[0].shape
-    laws = beside_sums(beside_averages(laws, _fits), _fits)
-    laws = [forgotten(x) if comes_back(x, laws, shape) else x for x in laws]
-    laws = without_unfelt(laws) if kind in SUMS else laws
+    laws = beside_sums(beside_averages(real_alike(laws), shape, _fits), shape, _fits)
+    laws = [forgotten(x, shape) if comes_back(x, laws, shape) else x for x in laws]
+    laws = without_unfelt(laws, shape) if kind in SUMS else laws
     laws = refined(as_coarse(without_deviations(laws)))
     if any(map(_has_mask, laws)) and grid_of(laws, placed=True) > TIDY:
         laws = [narrowed(x) for x in laws]

@@ -51,6 +51,10 @@ class Smoothed:
     correlation: Law
     rest: Root
 
+    def is_at(self, root: Root, shape: Sequence[int]) -> bool:
+        """Whether a root of sums stands along the same axes of such an array as they did."""
+        return root.axes == self.axes and tuple(shape) == self.correlation.shape
+
 
 def smoothed(
     law: Law, windows: Mapping[int, Mixing], level: Level, sums: Law, reach: Reach, variance: Array,
@@ -160,12 +164,15 @@ def _slope(law: Law, i: int) -> float:
     return math.copysign(math.sqrt(float(np.mean(slopes**2))), float(np.sum(slopes)))
 
 
-def beside_averages(laws: Sequence[Law], fits: Callable[[Sequence[Law]], bool]) -> list[Law]:
+def beside_averages(
+    laws: Sequence[Law], shape: Sequence[int], fits: Callable[[Sequence[Law]], bool]
+) -> list[Law]:
     """The laws, entries as what they share with a sum that has them and the rest, where they meet that sum.
 
     But for what takes grids that do not fit: there entries and sums count as independent, from then on.
     """
-    sums = {r: w for law in laws for r, w in zip(law.roots, law.weights, strict=True) if _is_sum(r)}
+    every = [pair for law in laws for pair in zip(law.roots, law.weights, strict=True)]
+    sums = {r: w for r, w in every if r.smoothed is not None and r.smoothed.is_at(r, shape)}
     for root, weights in sums.items():
         if any(root in law.roots and _source_in(law, root) is not None for law in laws):
             continue
@@ -175,10 +182,6 @@ def beside_averages(laws: Sequence[Law], fits: Callable[[Sequence[Law]], bool]) 
         parted = [_parted(with_real(law, root), root, weights) for law in laws]
         laws = parted if known or fits(parted) else laws
     return list(laws)
-
-
-def _is_sum(root: Root) -> bool:
-    return root.smoothed is not None and root.axes == root.smoothed.axes
 
 
 def with_real(law: Law, root: Root) -> Law:

@@ -59,9 +59,9 @@ class Sum:
         """What differs from sum to sum."""
         return self.sums.roots[-1]
 
-    def is_at(self, root: Root) -> bool:
-        """Whether a root, of these sums or of the rest of each, stands along the same axes as they did."""
-        return root.axes == self.root.axes
+    def is_at(self, root: Root, shape: Sequence[int]) -> bool:
+        """Whether a root of these sums, or of the rest of each, stands so in an array of this shape."""
+        return root.axes == self.root.axes and tuple(shape) == self.law.shape
 
     def is_beside(self, other: Sum) -> bool:
         """Whether both are taken over the same axes."""
@@ -153,16 +153,15 @@ def with_entries(law: Law, axes: Axes, sums: Law) -> Law:
     return dataclasses.replace(sums, roots=(*sums.roots[:-1], root))
 
 
-def beside_sums(laws: Sequence[Law], fits: Fits) -> list[Law]:
+def beside_sums(laws: Sequence[Law], shape: Sequence[int], fits: Fits) -> list[Law]:
     """The laws, sums of few as an entry and the rest, where they meet their entries.
 
     But for what takes grids that do not fit: there they count as independent, from then on.
     """
-    for root, whole in _sums_of(laws):
-        laws = [with_real(law, root) for law in laws] if any(root in law.roots for law in laws) else laws
+    for root, whole in _sums_of(laws, shape):
         ours = [with_real(law, root) for law in laws]
-        felt = any(root in law.roots and is_felt(law, law.roots.index(root)) for law in ours)
-        if not felt or not _meets(laws, whole) or (new := _parted_beside(whole, laws, fits)) is None:
+        felt = any(root in law.roots and is_felt(law, law.roots.index(root), shape) for law in ours)
+        if not felt or not _meets(laws, whole) or (new := _parted_beside(whole, laws, shape, fits)) is None:
             continue
         if fits([new, *(_without(law, root) for law in ours)]):
             new, sums, *ours = as_coarse([new, whole.sums, *ours])
@@ -171,9 +170,9 @@ def beside_sums(laws: Sequence[Law], fits: Fits) -> list[Law]:
     return list(laws)
 
 
-def _sums_of(laws: Sequence[Law]) -> list[tuple[Root, Sum]]:
+def _sums_of(laws: Sequence[Law], shape: Sequence[int]) -> list[tuple[Root, Sum]]:
     """The roots of known sums, as real ones, those of signals first."""
-    roots = [r for law in laws for r in law.roots if r.summed is not None and r.summed.is_at(r)]
+    roots = [r for law in laws for r in law.roots if r.summed is not None and r.summed.is_at(r, shape)]
     real = {dataclasses.replace(r, average=False): r.summed for r in roots if r.name == r.summed.root.name}
     return sorted(real.items(), key=lambda pair: pair[0].kind == COTANGENT)
 
@@ -184,13 +183,13 @@ def _meets(laws: Sequence[Law], whole: Sum) -> bool:
     return not moving.isdisjoint((r.name, r.axes) for law in laws for r in law.roots)
 
 
-def _parted_beside(whole: Sum, laws: Sequence[Law], fits: Fits) -> Law | None:
+def _parted_beside(whole: Sum, laws: Sequence[Law], shape: Sequence[int], fits: Fits) -> Law | None:
     """A sum as that of an entry and the rest, given what else is known beside it."""
-    known = (r.summed for law in laws for r in law.roots if r.summed is not None and r.summed.is_at(r))
-    signals = [x for x in known if x.root.kind != COTANGENT and x.is_beside(whole)]
+    known = [(r, r.summed) for law in laws for r in law.roots if r.summed is not None]
+    signals = [x for r, x in known if x.is_at(r, shape) and x.root.kind != COTANGENT and x.is_beside(whole)]
     beside = signals[0] if whole.root.kind == COTANGENT and signals else None
     new = whole.parted(fits, beside)
-    return None if new is None else beside_averages([new, *laws], fits)[0]
+    return None if new is None else beside_averages([new, *laws], shape, fits)[0]
 
 
 def _without(law: Law, root: Root) -> Law:
