@@ -38,7 +38,7 @@ class Law:
       fixed_sums: sets of axes, along all of which together entries add up to the sum of their means: to one
         in a softmax, to zero where a mean was subtracted, and in what comes back from either.
       alike: axes along which entries are in fact the same, though known by what they have in common with each
-        entry (`averages.Summed`).
+        entry (`sums.Sum`).
       parameters: those that it is made of, if of these alone and known by their laws.
     """
 

@@ -61,10 +61,10 @@ class Root:
       fixed: sets of axes along which what is linear in it adds up to nothing, in part (`Reach`).
       places: of a PLACE, which index is of which node.
       mixing: of a MASK, the shares of what it keeps.
-      summed: of what is left of an average over few entries of a gradient, these (`averages.Summed`).
+      summed: of what sums differ by, or of the rest beside one entry, what they are sums of (`sums.Sum`).
       terms: of what signals it is a weighted sum of entries (`terms.Terms`).
       windowed: how alike its squares are at neighbouring places (`windowed.Windowed`).
-      smoothed: of what is a sum over windows, what it has in common with an entry (`smoothing.Smoothed`).
+      smoothed: of a sum of what is linear in a normal, what both have in common (`smoothing.Smoothed`).
     """
 
     name: Hashable
