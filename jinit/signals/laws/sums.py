@@ -21,12 +21,13 @@ import numpy as np
 
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.averages import FEW, is_felt
-from jinit.signals.laws.coarse import TAG, as_coarse
+from jinit.signals.laws.coarse import as_coarse, name_of
 from jinit.signals.laws.grids import on_grid, spread
 from jinit.signals.laws.law import Axes, Law, average, first_along, mean_square, plus_normal, squared, without
 from jinit.signals.laws.parts import parts_by_reach
+from jinit.signals.laws.positions import refined
 from jinit.signals.laws.remainders import plus_remainder
-from jinit.signals.laws.roots import COTANGENT, PLACE, Root
+from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
 from jinit.signals.laws.runs import copies_in
 from jinit.signals.laws.smoothing import beside_averages, with_real
 
@@ -91,7 +92,11 @@ class Sum:
     def parted(self, fits: Fits, beside: Sum | None = None) -> Law | None:
         """The sum as a function of an entry and of the rest; of a gradient, given that of this signal."""
         own, rest = self.own_and_rest
-        rest = rest if beside is None else _given(self, beside, fits) or rest
+        if beside is not None:
+            rest = _given(self, beside, fits) or rest
+        elif own.is_linear and any(r.kind == SIGNAL and r.fixed for r in own.roots):
+            rest = _of_the_others(self)
+        own, rest = refined([own, rest])
         if not fits([own, rest]):
             return None
         out = jax.ShapeDtypeStruct(own.shape, own.dtype)
@@ -104,7 +109,7 @@ def _given(gradient: Sum, signal: Sum, fits: Fits) -> Law | None:
     whole, given, law = signal.parted(fits), signal.own_and_rest[1], gradient.law
     back = [i for i, r in enumerate(law.roots) if r.kind == COTANGENT]
     square = without(law, back, average(law, back, squared(law.nodes)))
-    laws = None if whole is None else as_coarse([whole, given, square])
+    laws = None if whole is None else as_coarse(refined([whole, given, square]))
     if laws is None or not fits(laws):
         return None
     found = on_grid(lambda *x: x, laws, [jax.ShapeDtypeStruct(law.shape, np.float32)] * 3)
@@ -116,6 +121,16 @@ def _given(gradient: Sum, signal: Sum, fits: Fits) -> Law | None:
     variance = _variance(gradient.sums) * power / np.sum(mass * power) * others / s
     still = dataclasses.replace(found[0], nodes=np.zeros_like(found[0].nodes))
     return plus_normal(still, variance, gradient.own_and_rest[1].roots[-1], 2)
+
+
+def _of_the_others(gradient: Sum) -> Law:
+    """The rest of a sum of gradients times what was normalised, whose squares always add up to the same."""
+    own, rest = gradient.own_and_rest
+    back = [i for i, r in enumerate(own.roots) if r.kind == COTANGENT]
+    square = average(own, back, squared(own.nodes))
+    variance = xp.maximum(_variance(gradient.sums) - square, xp.zeros((), square.dtype))
+    still = without(own, back, xp.zeros_like(square))
+    return plus_normal(still, xp.squeeze(variance, tuple(back)), rest.roots[-1], 2)
 
 
 def _variance(sums: Law) -> float:
@@ -164,7 +179,7 @@ def beside_sums(laws: Sequence[Law], shape: Sequence[int], fits: Fits) -> list[L
         if not felt or not _meets(laws, whole) or (new := _parted_beside(whole, laws, shape, fits)) is None:
             continue
         if fits([new, *(_without(law, root) for law in ours)]):
-            new, sums, *ours = as_coarse([new, whole.sums, *ours])
+            new, sums, *ours = as_coarse(refined([new, whole.sums, *ours]))
             parted = [_as_parted(law, root, sums, new, whole.axes) for law in ours]
             laws = [x for x in parted if x is not None] if None not in parted else laws
     return list(laws)
@@ -202,9 +217,9 @@ def _as_parted(law: Law, root: Root, sums: Law, new: Law, axes: Axes) -> Law | N
     if root not in law.roots:
         return law
     shared = [*sums.roots[:-1], *(r for r in law.roots if r in new.roots and r not in sums.roots)]
-    mine, names = {r.name for r in law.roots if r not in shared}, {r.name for r in new.roots}
+    mine = {(name_of(r), r.axes) for r in law.roots if r not in shared}
     finite = not is_traced(law.nodes) and np.all(np.isfinite(law.nodes))
-    if not finite or mine & (names | {(TAG, n) for n in names}):
+    if not finite or mine & {(name_of(r), r.axes) for r in new.roots}:
         return None
     weights = {r: w for x in (law, sums, new) for r, w in zip(x.roots, x.weights, strict=True)}
     free = [r for r in law.roots if r not in shared and r != root]
