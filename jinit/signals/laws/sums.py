@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import jax
 import numpy as np
@@ -68,6 +68,11 @@ class Sum:
         """Whether both are taken over the same axes."""
         return self.axes == other.axes and self.law.shape == other.law.shape
 
+    @property
+    def rest_name(self) -> Hashable:
+        """The name of what the others differ by."""
+        return self.root.name, "rest"
+
     @functools.cached_property
     def own_and_rest(self) -> tuple[Law, Law]:
         """Of a sum, what an entry adds, and all that are alike to it, and the others."""
@@ -85,7 +90,7 @@ class Sum:
             left = left + v * xp.asarray(n**2 / copies * (1 - 1 / copies), v.dtype)
         mean = average(law, varying) * xp.asarray(n - alike, law.nodes.dtype)
         rest = dataclasses.replace(without(law, varying, mean), shape=self.sums.shape)
-        others = dataclasses.replace(root, name=(root.name, "rest"), average=False, terms=(), summed=self)
+        others = dataclasses.replace(root, name=self.rest_name, average=False, terms=(), summed=self)
         left = xp.squeeze(left, tuple(varying))
         return dataclasses.replace(law, nodes=own), plus_remainder(rest, law, left, others, REST)
 
@@ -193,9 +198,10 @@ def _sums_of(laws: Sequence[Law], shape: Sequence[int]) -> list[tuple[Root, Sum]
 
 
 def _meets(laws: Sequence[Law], whole: Sum) -> bool:
-    """Whether some law is of what differs along the entries of a sum."""
+    """Whether some law is of what differs along the entries of a sum, or of the rest beside one."""
     moving = {(r.name, r.axes) for r in whole.law.roots if r.axes & whole.axes and r.kind != PLACE}
-    return not moving.isdisjoint((r.name, r.axes) for law in laws for r in law.roots)
+    moving.add((whole.rest_name, whole.root.axes))
+    return not moving.isdisjoint((name_of(r), r.axes) for law in laws for r in law.roots)
 
 
 def _parted_beside(whole: Sum, laws: Sequence[Law], shape: Sequence[int], fits: Fits) -> Law | None:
