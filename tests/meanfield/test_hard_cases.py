@@ -154,8 +154,8 @@ def test_correlations_where_the_variance_underflows(function, wanted, dtype):
     """They were NaN: the square of x⁴ is less than float32 has, that of 1 − cos x is rounded away."""
     q = np.array([0.0, 1e-20], np.dtype(dtype))
     found = mf.correlation_map(function, q, np.zeros(2, q.dtype), **PLAIN)
-    # In float32, 1 − cos x has two digits there.
-    np.testing.assert_allclose(found, wanted, rtol=1e-2 if dtype == "single" else 1e-6)
+    # In float32, 1 − cos x is a multiple of 6e-8 there, a few hundredths of what it is.
+    np.testing.assert_allclose(found, wanted, rtol=5e-2 if dtype == "single" else 1e-6)
 
 
 def test_a_dead_activation_has_no_correlations():
