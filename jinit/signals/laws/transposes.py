@@ -22,8 +22,8 @@ import numpy as np
 from jinit.signals.laws.arrays import is_traced
 from jinit.signals.laws.law import Axes, Law, average, mean_square, without
 from jinit.signals.laws.roots import COTANGENT
-from jinit.signals.laws.uses import How, Use
-from jinit.signals.laws.values import Held, held
+from jinit.signals.laws.uses import How, Use, square_of
+from jinit.signals.laws.values import Held, Value, held
 
 # Of the largest of singular values, those that count.
 RANK = 1e-3
@@ -33,7 +33,7 @@ Run = Callable[[Callable[..., Any], list[Any], Hashable], Any]
 
 
 def beside_made(
-    out: Law, signal: Any, how: How, square: float, uses: Sequence[Use], run: Run, name: Hashable
+    out: Law, signal: Any, how: How, weight: Value, uses: Sequence[Use], run: Run, name: Hashable
 ) -> Law:
     """`out`, the normal part of a contraction, and what its signal owes to other uses of the weight.
 
@@ -41,7 +41,7 @@ def beside_made(
       out: law of the contraction, as of a new weight.
       signal: what is contracted.
       how: how the weight meets it.
-      square: mean square of the weight.
+      weight: an array, or its law.
       uses: what it met the other way around.
       run: from the interpreter.
       name: of the place.
@@ -49,7 +49,7 @@ def beside_made(
     for linear in (False, True):
         same = [u for u in uses if u.out.is_linear == linear and _fits(out, signal, how, u)]
         if same:
-            count = square * math.prod(signal.shape[i] for i in how.axes)
+            count = square_of(weight) * math.prod(signal.shape[i] for i in how.axes)
             out = _beside(out, signal, frozenset(how.axes), count, same, run, (name, linear))
     return out
 

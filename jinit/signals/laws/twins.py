@@ -25,7 +25,7 @@ from jinit.signals.laws.pointwise import LIMIT, TIDY
 from jinit.signals.laws.roots import PLACE, Root
 from jinit.signals.laws.splitting import linear_in, split
 from jinit.signals.laws.transposes import Run, beside_made
-from jinit.signals.laws.uses import How, Turned, Use, how_met
+from jinit.signals.laws.uses import How, Turned, Use, how_met, square_of
 from jinit.signals.laws.values import Held, Value
 
 # Of a correlation: signals of less have next to nothing in common.
@@ -73,7 +73,7 @@ class Twins:
             before.append(Use(how, signal, out))
         if isinstance(how, How):
             uses = [u for other, uses in self.known.items() if how.is_transposed(other) for u in uses]
-            out = beside_made(out, signal, how, _mean_square(ins[weight]), uses, run, (name, "made"))
+            out = beside_made(out, signal, how, ins[weight], uses, run, (name, "made"))
         return out
 
     def _beside_others(
@@ -115,7 +115,7 @@ def _correlation(a: Value, b: Value, both: Any) -> float:
     """Of two signals, of which no means are subtracted, by their sum."""
     if both is None or not _is_known(both):
         return 0.0
-    whole, *sizes = map(_mean_square, (both, a, b))
+    whole, *sizes = map(square_of, (both, a, b))
     found = 0 < math.prod(sizes) < np.inf
     return (whole - sum(sizes)) / 2 / math.sqrt(math.prod(sizes)) if found else 0.0
 
@@ -129,12 +129,6 @@ def _is_known(x: Value) -> bool:
 
 def _is_gradient(x: Value) -> bool:
     return isinstance(x, Law) and x.is_linear
-
-
-def _mean_square(x: Any) -> float:
-    return (
-        mean_square(x) if isinstance(x, Law) else float(np.mean(np.square(np.asarray(x.whole(), np.float64))))
-    )
 
 
 def _beside(law: Law, others: Sequence[Law], sums: Sequence[Law], name: Hashable) -> Law:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jinit.signals.laws.arrays import is_traced
-from jinit.signals.laws.law import Law
+from jinit.signals.laws.law import Law, mean_square
 from jinit.signals.laws.values import Held, Value
 
 
@@ -90,6 +90,13 @@ def how_met(eqn: Any, weight: Value, at: int, turned: Turned) -> Hashable | None
     pairs = sorted(zip(contracted[1 - at], (axes[k] for k in contracted[at]), strict=True))
     free = tuple(k for i, k in enumerate(axes) if i not in contracted[at])
     return How(known, at, tuple(pairs), free, tuple(sorted(settings.items())))
+
+
+def square_of(x: Any) -> float:
+    """The mean square of a law, or of an array that has entries."""
+    return (
+        mean_square(x) if isinstance(x, Law) else float(np.mean(np.square(np.asarray(x.whole(), np.float64))))
+    )
 
 
 def _identity(weight: Value) -> Hashable | None:
