@@ -21,7 +21,10 @@ from jinit.signals.records import Record, Records
 from jinit.signals.run_laws import run_on_laws
 
 CALLER = "jinit.predict(...)"
-MEETS_OWN = "the weight meets what it had a part in before, and is taken for a new one, of the same law"
+IN_LOOP = "the weight meets what it made at other steps, and counts as a new one, of the same law, at each"
+MEETS_OWN = (
+    "the weight meets what it had a part in before, of which not all is known: see the guide on predicting"
+)
 
 
 def predict(
@@ -96,7 +99,13 @@ def predict(
 
 def _record(site: Site, found: dict[str, Value]) -> Record:
     fields: dict[str, Any] = {k: _moments(v, len(site.lengths)) for k, v in found.items()}
-    return Record(**fields, note=MEETS_OWN if site.meets_own else "")
+    return Record(**fields, note=_note(site))
+
+
+def _note(site: Site) -> str:
+    if not site.meets_own:
+        return ""
+    return IN_LOOP if site.lengths else MEETS_OWN
 
 
 def _moments(value: Value, loops: int) -> Moments:
