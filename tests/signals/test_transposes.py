@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jinit
+from jinit.signals.laws import transposes
 
 WIDTH, BATCH = 256, 32
 
@@ -74,6 +76,19 @@ def test_a_weight_transposed_is_another_use():
 
     found = predicted(apply, a=(WIDTH, WIDTH), o=(WIDTH, 8))
     np.testing.assert_allclose(found["o"].input.second_moment, 2, rtol=0.01)
+
+
+def test_gradients_owe_nothing_to_forward_uses(monkeypatch: pytest.MonkeyPatch):
+    """What is left of a sum in a normalization is no output's cotangent: gradients were 2.5 times too large."""
+    model = nn.Sequential([nn.Dense(48), nn.LayerNorm(), nn.Dense(48), nn.relu, nn.Dense(48), nn.LayerNorm()])
+    x = jax.ShapeDtypeStruct((4, 6, 48), "float32")
+    params = jax.eval_shape(model.init, jax.random.key(0), x)
+    asked = []
+    of_outputs = transposes._is_of_output
+    monkeypatch.setattr(transposes, "_is_of_output", lambda root: asked.append(root) or of_outputs(root))
+    monkeypatch.setattr(transposes, "_beside", lambda *_: pytest.fail("a gradient of independent weights"))
+    jinit.predict(model.apply, weights=lambda path: 1 / 48)(params, x)
+    assert any(root.kind == "cotangent" for root in asked)
 
 
 def gradient_norm(p: Any, x: Any) -> Any:

@@ -21,7 +21,7 @@ import numpy as np
 
 from jinit.signals.laws.arrays import is_traced
 from jinit.signals.laws.law import Axes, Law, average, mean_square, without
-from jinit.signals.laws.roots import COTANGENT
+from jinit.signals.laws.roots import COTANGENT, Root
 from jinit.signals.laws.uses import How, Use, square_of
 from jinit.signals.laws.values import Held, Value, held
 
@@ -116,4 +116,9 @@ def _may_depend(signal: Law, made: Law, axes: tuple[int, ...]) -> bool:
         return False
     if made.is_linear or not signal.is_linear:
         return made.is_linear == signal.is_linear
-    return any(r.kind == COTANGENT and r.axes.isdisjoint(axes) for r in signal.roots)
+    # A gradient is one only times what comes back to the model's outputs, where that is the same for all.
+    return any(_is_of_output(r) and r.axes.isdisjoint(axes) for r in signal.roots)
+
+
+def _is_of_output(root: Root) -> bool:
+    return root.kind == COTANGENT and isinstance(root.name, tuple) and root.name[0] == COTANGENT
