@@ -79,7 +79,7 @@ def test_a_weight_transposed_is_another_use():
 
 
 def test_gradients_owe_nothing_to_forward_uses(monkeypatch: pytest.MonkeyPatch):
-    """What is left of a sum in a normalization is no output's cotangent: gradients were 2.5 times too large."""
+    """What is left of a sum in a normalization counted as a cotangent of outputs: gradients of 2.5."""
     model = nn.Sequential([nn.Dense(48), nn.LayerNorm(), nn.Dense(48), nn.relu, nn.Dense(48), nn.LayerNorm()])
     x = jax.ShapeDtypeStruct((4, 6, 48), "float32")
     params = jax.eval_shape(model.init, jax.random.key(0), x)
