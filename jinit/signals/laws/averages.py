@@ -97,6 +97,12 @@ def _as_real(law: Law, positions: Collection[int]) -> Law:
     return dataclasses.replace(law, roots=tuple(roots))
 
 
+def with_real(law: Law, root: Root) -> Law:
+    """`law`, with the average that is `root` but for that as a root like any other."""
+    average_root = dataclasses.replace(root, average=True)
+    return _as_real(law, [law.roots.index(average_root)]) if average_root in law.roots else law
+
+
 def is_felt(law: Law, i: int, shape: Sequence[int]) -> bool:
     """Whether what is left of a known sum, at position `i`, makes a difference to an array of this shape.
 

@@ -21,6 +21,7 @@ import numpy as np
 from jinit._typing import Array
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced, xp
+from jinit.signals.laws.averages import with_real
 from jinit.signals.laws.coarse import TAG
 from jinit.signals.laws.kernels import is_told_apart
 from jinit.signals.laws.law import Axes, Law, average, constant, normal_nodes, squared
@@ -182,15 +183,6 @@ def beside_averages(
         parted = [_parted(with_real(law, root), root, weights) for law in laws]
         laws = parted if known or fits(parted) else laws
     return list(laws)
-
-
-def with_real(law: Law, root: Root) -> Law:
-    """`law`, with the average that is `root` but for that as a root like any other."""
-    average = dataclasses.replace(root, average=True)
-    if average not in law.roots:
-        return law
-    roots = tuple(dataclasses.replace(r, average=False) if r == average else r for r in law.roots)
-    return dataclasses.replace(law, roots=roots)
 
 
 def _is_known(laws: Sequence[Law], root: Root) -> bool:

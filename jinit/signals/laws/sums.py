@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from jinit.signals.laws.arrays import is_traced, xp
-from jinit.signals.laws.averages import FEW, is_felt
+from jinit.signals.laws.averages import FEW, is_felt, with_real
 from jinit.signals.laws.coarse import as_coarse, name_of
 from jinit.signals.laws.grids import on_grid, spread
 from jinit.signals.laws.law import Axes, Law, average, first_along, mean_square, plus_normal, squared, without
@@ -29,7 +29,7 @@ from jinit.signals.laws.positions import refined
 from jinit.signals.laws.remainders import plus_remainder
 from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
 from jinit.signals.laws.runs import copies_in
-from jinit.signals.laws.smoothing import beside_averages, with_real
+from jinit.signals.laws.smoothing import beside_averages
 
 Fits = Callable[[Sequence[Law]], bool]
 

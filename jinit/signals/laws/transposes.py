@@ -22,11 +22,8 @@ import numpy as np
 from jinit.signals.laws.arrays import is_traced
 from jinit.signals.laws.law import Axes, Law, average, mean_square, without
 from jinit.signals.laws.roots import COTANGENT, Root
-from jinit.signals.laws.uses import How, Use, square_of
+from jinit.signals.laws.uses import RANK, How, Use, square_of
 from jinit.signals.laws.values import Held, Value, held
-
-# Of the largest of singular values, those that count.
-RANK = 1e-3
 
 # The value of a function of values, as if it stood in the program.
 Run = Callable[[Callable[..., Any], list[Any], Hashable], Any]

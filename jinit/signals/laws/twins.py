@@ -25,15 +25,13 @@ from jinit.signals.laws.pointwise import LIMIT, TIDY
 from jinit.signals.laws.roots import PLACE, Root
 from jinit.signals.laws.splitting import linear_in, split
 from jinit.signals.laws.transposes import Run, beside_made
-from jinit.signals.laws.uses import How, Turned, Use, how_met, square_of
+from jinit.signals.laws.uses import RANK, How, Turned, Use, how_met, square_of
 from jinit.signals.laws.values import Held, Value
 
 # Of a correlation: signals of less have next to nothing in common.
 LEAST = 0.02
 # Signals that meet one weight, of which any two are set side by side, at most; roots that one has of others.
 MOST, MOST_SHARED = 8, 2
-# Of the largest of singular values, those that count.
-RANK = 1e-3
 
 Contract = Callable[[Value, Hashable], Any]
 

@@ -12,6 +12,9 @@ from jinit.signals.laws.arrays import is_traced
 from jinit.signals.laws.law import Law, mean_square
 from jinit.signals.laws.values import Held, Value
 
+# Of the largest singular value of what signals have in common: those that count.
+RANK = 1e-3
+
 
 @dataclasses.dataclass(frozen=True)
 class How:
