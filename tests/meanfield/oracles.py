@@ -17,6 +17,8 @@ import numpy as np
 import scipy.integrate
 import scipy.special
 
+PLAIN = {"weight_variance": 1.0, "bias_variance": 0.0}
+ACCURACY = 1e-9  # 1e-8 is promised
 REFERENCE = json.loads((pathlib.Path(__file__).parent / "data" / "meanfield.json").read_text())
 
 

@@ -14,9 +14,7 @@ from jinit.initializers._quadrature import Pointwise
 from jinit.meanfield.panels import find_panels
 from jinit.meanfield.resolution import _noise
 from tests.meanfield import oracles
-
-PLAIN = {"weight_variance": 1.0, "bias_variance": 0.0}
-ACCURACY = 1e-9  # 1e-8 is promised
+from tests.meanfield.oracles import ACCURACY, PLAIN
 
 
 @pytest.fixture(autouse=True)

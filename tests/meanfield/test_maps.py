@@ -11,12 +11,9 @@ import pytest
 
 import jinit.meanfield as mf
 from tests.meanfield import oracles
-from tests.meanfield.oracles import ACTIVATIONS, REFERENCE, UNSEEN
+from tests.meanfield.oracles import ACCURACY, ACTIVATIONS, PLAIN, REFERENCE, UNSEEN
 
 pytestmark = pytest.mark.slow
-
-ACCURACY = 1e-9  # 1e-8 is promised
-PLAIN = {"weight_variance": 1.0, "bias_variance": 0.0}
 
 
 @pytest.fixture(autouse=True)

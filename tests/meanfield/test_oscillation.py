@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 import jinit.meanfield as mf
+from tests.meanfield.oracles import ACCURACY, PLAIN
 
 pytestmark = pytest.mark.slow
 
-PLAIN = {"weight_variance": 1.0, "bias_variance": 0.0}
-ACCURACY = 1e-9  # 1e-8 is promised
 Q = np.array([1e-6, 0.01, 0.7, 1.0, 3.0, 12.0, 202.0, 203.0, 809.0, 811.0, 1e4, 1e8, 1e12])
 
 

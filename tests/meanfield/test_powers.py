@@ -12,11 +12,9 @@ import scipy.integrate
 import scipy.special
 
 import jinit.meanfield as mf
+from tests.meanfield.oracles import ACCURACY, PLAIN
 
 pytestmark = pytest.mark.slow
-
-PLAIN = {"weight_variance": 1.0, "bias_variance": 0.0}
-ACCURACY = 1e-9  # 1e-8 is promised
 
 
 @pytest.fixture(autouse=True)
