@@ -64,6 +64,6 @@ def _between_nodes(law: Law, i: int, at: Array) -> Array:
 
     known, _ = gaussian(law.weights[i].size)
     if not np.issubdtype(law.nodes.dtype, np.inexact) or not np.all(np.isfinite(law.nodes)):
-        return np.take(law.nodes, np.argmin(abs(np.asarray(at)[..., None] - known), axis=-1), axis=i)
+        return xp.take(law.nodes, np.argmin(abs(np.asarray(at)[..., None] - known), axis=-1), axis=i)
     found = PchipInterpolator(known, np.asarray(law.nodes), axis=i)(np.clip(at, known[0], known[-1]))
     return xp.asarray(found, law.nodes.dtype)
