@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import operator
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
@@ -26,9 +25,10 @@ from jinit.signals.laws.law import (
     without,
 )
 from jinit.signals.laws.levels import MOST, Level, Levels, level_of, limited, weighed
+from jinit.signals.laws.moments import LevelMoments, by_parts, level_means, nested
 from jinit.signals.laws.parts import reaches_of
 from jinit.signals.laws.quadrature import gaussian
-from jinit.signals.laws.roots import COTANGENT, PLACE, SIGNAL, Root
+from jinit.signals.laws.roots import COTANGENT, SIGNAL, Root
 from jinit.signals.laws.terms import merged
 from jinit.signals.laws.windowed import of_sum
 
@@ -45,51 +45,6 @@ PLACED = {
 
 # Of a variance: so little of it is what rounding leaves of nothing.
 ROUNDING = 1e-14
-
-
-@dataclasses.dataclass(frozen=True)
-class LevelMoments:
-    """Mean, and what each level adds to the variance of those before it; by place, where places differ."""
-
-    mean: Array
-    variances: tuple[Array, ...]
-
-
-def level_moments(law: Law, levels: Levels, at: Sequence[Root] = ()) -> LevelMoments:
-    """Mean and variances by level, with an axis for each of the roots of places `at`."""
-    means, random = _level_means(law, levels), places.others(law)
-    variances = [average(law, random, squared(a - b)) for a, b in zip(means[1:], means, strict=False)]
-    return LevelMoments(places.at(means[0], law, at), tuple(places.at(v, law, at) for v in variances))
-
-
-def covariances(a: Law, b: Law, levels: Levels, at: Sequence[Root] = ()) -> tuple[Array, ...]:
-    """Of the parts of every level: that of the functions of common roots that the two are on average."""
-    common = [r for r in a.roots if r in b.roots and r.kind != PLACE]
-    a, b = (_of_roots_alone(law, at, common) for law in (a, b))
-    pairs = zip(_level_means(a, levels), _level_means(b, levels), strict=True)
-    steps = [(x1 - x0) * (y1 - y0) for (x0, y0), (x1, y1) in itertools.pairwise(pairs)]
-    random = range(len(at), len(at) + len(common))
-    return tuple(average(a, random, step).reshape(step.shape[: len(at)]) for step in steps)
-
-
-def _of_roots_alone(law: Law, at: Sequence[Root], common: Sequence[Root]) -> Law:
-    """The mean given these roots, in this order; of one node at places that it does not depend on."""
-    gone = [i for i, r in enumerate(law.roots) if r not in common and r.kind != PLACE]
-    alone = without(law, gone, average(law, gone))
-    nodes = places.at(alone.nodes, alone, (*at, *common))
-    known = dict(zip(alone.roots, alone.weights, strict=True))
-    one = xp.ones((1,), np.float32)
-    weights = tuple(known.get(r, one) for r in (*at, *common))
-    return dataclasses.replace(alone, nodes=nodes, weights=weights, roots=(*at, *common))
-
-
-def _level_means(law: Law, levels: Levels) -> list[Array]:
-    """Means conditional on no level, on the first, on the first two, and so on."""
-    means = [law.nodes]
-    for level in reversed(range(len(levels))):
-        here = [i for i in places.others(law) if level_of(law.roots[i], levels) == level]
-        means.append(average(law, here, means[-1]))
-    return means[::-1]
 
 
 def canonical(
@@ -115,9 +70,10 @@ def canonical(
     sizes = tuple(sizes or sizes_of(len(levels), at))
     if not at and _is_canonical(law, levels, kind, sizes) and moments is None:
         return dataclasses.replace(law, roots=roots)
-    moments = moments or level_moments(law, levels, tuple(at))
     if kind == COTANGENT:
+        moments = moments or by_parts(law, levels, tuple(at))
         return _normals(moments, dict.fromkeys(roots, 2), at, law.shape, law.dtype)
+    moments = moments or nested(law, levels, tuple(at))
     if law.is_normal:
         known = dict(zip(roots, sizes, strict=True))
         out = _normals(moments, known, at, law.shape, law.dtype)
@@ -220,7 +176,7 @@ def sum_of_gradients(
     """The sum of gradients that have no cotangent in common, as a normal for each level."""
     at, reaches = places.weights_of(laws), reaches_of(laws, levels)
     if moments is None:
-        found = [level_moments(x, levels, tuple(at)) for x in laws]
+        found = [by_parts(x, levels, tuple(at)) for x in laws]
         variances = [
             functools.reduce(operator.add, v) for v in zip(*(m.variances for m in found), strict=True)
         ]
@@ -275,7 +231,7 @@ def _nested_quantiles(x: Array, weights: list[Array], shares: list[np.ndarray]) 
 
 def _with_moments(law: Law, levels: Levels, wanted: LevelMoments) -> Law:
     """Scale and shift, level by level; the roots of places come first."""
-    means, random = _level_means(law, levels), places.others(law)
+    means, random = level_means(law, levels), places.others(law)
 
     def along(x: Array) -> Array:
         return x.astype(law.nodes.dtype).reshape(x.shape + (1,) * len(random))

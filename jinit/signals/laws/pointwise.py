@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Hashable, Sequence
@@ -12,22 +13,15 @@ import jax
 import jax.numpy as jnp
 
 from jinit._typing import Array
-from jinit.signals.laws import places
-from jinit.signals.laws.align import (
-    LevelMoments,
-    canonical,
-    covariances,
-    fewer_cotangents,
-    level_moments,
-    normal_sum,
-    sum_of_gradients,
-)
+from jinit.signals.laws import moments, places
+from jinit.signals.laws.align import canonical, fewer_cotangents, normal_sum, sum_of_gradients
 from jinit.signals.laws.averages import comes_back, forgotten, real_alike, without_deviations, without_unfelt
 from jinit.signals.laws.coarse import as_coarse, coarser, grid_as_coarse, grid_if_coarser
 from jinit.signals.laws.gradients import by_cotangent
 from jinit.signals.laws.grids import grid_of, on_grid, union
 from jinit.signals.laws.law import Law, average, node_dtype, without
 from jinit.signals.laws.levels import Levels, levels_of
+from jinit.signals.laws.moments import LevelMoments
 from jinit.signals.laws.pairing import paired
 from jinit.signals.laws.positions import refined
 from jinit.signals.laws.roots import COTANGENT, MASK, PLACE, Root
@@ -155,23 +149,9 @@ def _exact(kind: str, laws: Sequence[Law]) -> Callable[[Levels, Sequence[Root]],
     """Exact moments, at places, of a sum or difference of two laws, or of a product if they share no root."""
     if kind not in (*SUMS, "mul") or len(laws) != 2:
         return None
-    if kind == "mul" and not _apart(laws):
-        return None
-
-    def moments(levels: Levels, at: Sequence[Root]) -> LevelMoments:
-        a, b = (level_moments(x, levels, at) for x in laws)
-        if kind != "mul":
-            sign = -1 if kind == "sub" else 1
-            both = zip(a.variances, b.variances, covariances(laws[0], laws[1], levels, at), strict=True)
-            return LevelMoments(a.mean + sign * b.mean, tuple(v + w + 2 * sign * c for v, w, c in both))
-        second = [a.mean**2, b.mean**2]
-        variances = []
-        for v, w in zip(a.variances, b.variances, strict=True):
-            variances.append(v * w + v * second[1] + w * second[0])
-            second = [second[0] + v, second[1] + w]
-        return LevelMoments(a.mean * b.mean, tuple(variances))
-
-    return moments
+    if kind == "mul":
+        return functools.partial(moments.of_product, *laws) if _apart(laws) else None
+    return functools.partial(moments.of_sum, *laws, -1 if kind == "sub" else 1)
 
 
 def cast(law: Law, dtype: Any) -> Law:
