@@ -38,8 +38,9 @@ def law(roots: tuple[Root, ...], seed: int) -> Law:
 
 
 def test_what_is_alike_times_what_is_not_is_not_alike():
-    """As in the gradient of a normalization, `x_j Σ_i x_i g_i / n`, of signals that are alike and gradients
-    that are not: it had the runs of the signals, and weight gradients of OPT were 1.33 times too large.
+    """As in the gradient of a normalization, `x_j Σ_i x_i g_i / n`, of signals that are alike.
+
+    It had their runs, and weight gradients of OPT were 1.33 times too large.
     """
     x = law((ALIKE, SUM), 0)
     x = Law(x.nodes - average(x, [0]), x.weights, x.roots, x.shape, x.dtype)

@@ -24,7 +24,7 @@ from jinit.signals.laws.law import Law
 from jinit.signals.laws.loops import CONTROL
 from jinit.signals.laws.masked import of_matrix
 from jinit.signals.laws.meeting import Contraction
-from jinit.signals.laws.noise import coin, noise
+from jinit.signals.laws.noise import drawn, noise
 from jinit.signals.laws.roots import SIGNAL, WEIGHT
 from jinit.signals.laws.row_sizes import with_sizes
 from jinit.signals.laws.rules import RULES, contracted, contraction_of, rows_added
@@ -84,7 +84,7 @@ class Interpreter:
             env.update(zip(eqn.outvars, outs, strict=True))
             if kind == "transpose" and self.twins is not None and _is_weight(ins[0]):
                 self.twins.turned.note(outs[0], ins[0], eqn.params["permutation"])
-            if of_entries:
+            if of_entries or joint.is_of_inputs(eqn, ins):
                 self.makers.note(eqn, ins, outs)
             elif kind in ("slice", "split", "pad") and isinstance(ins[0], Law):
                 self.makers.pieces.note(eqn, ins, [x for x in outs if isinstance(x, Law)])
@@ -150,7 +150,7 @@ class Interpreter:
                 return unknown(
                     eqn, "when two random numbers are equal, as an entry and the largest, is not known"
                 )
-            return [coin(x) for x in elementwise(eqn, laws, at)]  # type: ignore[arg-type]
+            return [drawn(x) for x in elementwise(eqn, laws, at)]  # type: ignore[arg-type]
         return unknown(eqn, f"`{kind}` has no rule")
 
     def contraction(self, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:

@@ -8,8 +8,10 @@ import math
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from jinit.jaxprs.elementwise import is_elementwise
 from jinit.signals.laws import places
 from jinit.signals.laws.arrays import is_traced
 from jinit.signals.laws.as_laws import as_law
@@ -21,7 +23,7 @@ from jinit.signals.laws.law import Law, average, normal_nodes
 from jinit.signals.laws.pointwise import pointwise
 from jinit.signals.laws.roots import COTANGENT, MASK, PLACE, SIGNAL
 from jinit.signals.laws.stacks import Stacks
-from jinit.signals.laws.values import Held, Value
+from jinit.signals.laws.values import INPUTS, Held, Value
 
 # Equations done again at most, for one more.
 LONGEST = 64
@@ -86,14 +88,14 @@ class Makers:
         return next((found for way in ways if (found := way(eqn, ins, name)) is not None), None)
 
     def note(self, eqn: Any, ins: Sequence[Value], outs: Sequence[Value]) -> None:
-        """Remember an equation that was run on laws, entry by entry."""
+        """Remember an equation that was run on laws or inputs, entry by entry."""
         making = Making(eqn, self.keys_of(ins), self.keys_of(outs), len(self.made))
         known = {r for x in ins if isinstance(x, Law) for r in x.roots}
         behind = frozenset().union(*map(self.all_behind, making.ins))
         for key, out in zip(making.outs, outs, strict=True):
-            if isinstance(out, Law) and key not in behind:
+            if isinstance(out, (Law, Held)) and key not in behind:
                 self.made[key], self.behind[key] = making, behind | {key}
-                if any(r not in known and r.kind != PLACE for r in out.roots):
+                if isinstance(out, Held) or any(r not in known and r.kind != PLACE for r in out.roots):
                     self.parted.add(key)
 
     def all_behind(self, key: Key) -> frozenset[Key]:
@@ -190,6 +192,13 @@ def again(eqn: Any, makers: Makers, ins: Sequence[Value], at: Hashable) -> list[
 
     found = pointwise(run, list(laws.values()), [v.aval for v in eqn.outvars], at)
     return [_known_as_normal(x) for x in found]
+
+
+def is_of_inputs(eqn: Any, ins: Sequence[Value]) -> bool:
+    """Whether the equation is a function of single entries of arrays that inputs give."""
+    whole = (x for x in ins if isinstance(x, Held) and x.array.size > 1 and not is_traced(x.array))
+    given = any(INPUTS in x.source and jnp.issubdtype(x.dtype, jnp.floating) for x in whole)
+    return given and all(isinstance(x, Held) for x in ins) and is_elementwise(eqn)
 
 
 def _law(value: Value, name: Hashable) -> Any:

@@ -34,6 +34,7 @@ LEAST = 0.02
 MOST, MOST_SHARED = 8, 2
 
 Contract = Callable[[Value, Hashable], Any]
+Slopes = dict[Level, dict[Root, float]]
 
 
 @dataclasses.dataclass
@@ -136,7 +137,7 @@ def _beside(law: Law, others: Sequence[Law], sums: Sequence[Law], name: Hashable
     """
     ours, theirs, both = _slopes(law), [_slopes(x) for x in others], [_slopes(x) for x in sums]
     weights = {r: w for x in others for r, w in zip(x.roots, x.weights, strict=True)}
-    least = LEAST**2 * sum(map(_square, ours.values()))
+    least = LEAST**2 * min(_left(ours, x, y) for x, y in zip(theirs, both, strict=True))
     for level, mine in ours.items():
         root, own = next(iter(mine.items()))
         known = list(dict.fromkeys(r for x in theirs for r in x.get(level, {})))
@@ -171,9 +172,15 @@ def _square(slopes: dict[Root, float]) -> float:
     return sum(x * x for x in slopes.values())
 
 
-def _slopes(law: Law) -> dict[Level, dict[Root, float]]:
+def _left(a: Slopes, b: Slopes, both: Slopes) -> float:
+    """Half the variance of the sum or the difference of two laws, whichever is less, by that of the sum."""
+    ours, theirs, whole = (sum(map(_square, x.values())) for x in (a, b, both))
+    return max(min(whole, 2 * (ours + theirs) - whole), 0.0) / 2
+
+
+def _slopes(law: Law) -> Slopes:
     """By level, of each normal root what it is multiplied by, with its sign."""
-    found: dict[Level, dict[Root, float]] = {}
+    found: Slopes = {}
     for i, root in enumerate(law.roots):
         if root.kind != PLACE and normal_nodes(law, i) is not None:
             slope = linear_in(law, i)[1]
