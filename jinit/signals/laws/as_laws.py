@@ -177,6 +177,8 @@ def of_examples(value: Held, free: Axes, name: Hashable) -> Law:
     axes = frozenset(i for i, n in enumerate(x.shape) if n > 1)
     law = _on_roots(value, xp.mean(x), (), ())
     for k, (own, variance) in enumerate(parts.items()):
+        if not is_traced(variance) and not np.any(variance):
+            continue
         law = plus_normal(law, variance, Root((name, k), (axes - free) | own), 2)
     return law
 

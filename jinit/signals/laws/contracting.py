@@ -143,7 +143,7 @@ def normal_sum_of(
     slides: Windowed | None = None,
 ) -> Law:
     """`mean` plus a normal for each level; that of all axes is of windows that slide, if any is."""
-    spreads = _without_nothing(spreads)
+    spreads = _without_nothing(spreads, linear)
     levels = levels_by_variance(spreads, mean.shape, common=common, most=most)
     mean = dataclasses.replace(mean, is_normal=not places.others(mean))
     sizes = _sizes_beside(mean, len(levels))
@@ -169,12 +169,13 @@ def normal_sum_of(
     return out
 
 
-def _without_nothing(spreads: dict[Reach, Array]) -> dict[Reach, Array]:
-    """The variances but those that are rounding errors, if they are known."""
+def _without_nothing(spreads: dict[Reach, Array], linear: bool) -> dict[Reach, Array]:
+    """The variances but those that are rounding errors, if they are known; a gradient keeps some."""
     if any(map(is_traced, spreads.values())):
         return spreads
     least = NOTHING * max((float(np.max(v)) for v in spreads.values()), default=0.0)
-    return {reach: v for reach, v in spreads.items() if not float(np.max(v)) <= least} or spreads
+    left = {reach: v for reach, v in spreads.items() if not float(np.max(v)) <= least}
+    return spreads if linear and not left else left
 
 
 def _sizes_beside(mean: Law, count: int) -> tuple[int, ...]:

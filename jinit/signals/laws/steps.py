@@ -99,7 +99,7 @@ def written_out(run: Runs, eqn: Any, ins: Sequence[Value], at: tuple[int, ...]) 
         ins[num_consts : num_consts + num_carries],
         ins[num_consts + num_carries :],
     )
-    steps, run = range(eqn.params["length"]), run.in_loop()
+    steps = range(eqn.params["length"])
     ys: dict[int, Sequence[Value]] = {}
     for k in reversed(steps) if eqn.params["reverse"] else steps:
         here = [_at_step(x, k) for x in xs]

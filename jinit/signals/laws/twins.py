@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,15 +23,17 @@ from jinit.signals.laws.law import Law, mean_square, normal_nodes
 from jinit.signals.laws.levels import Level
 from jinit.signals.laws.pointwise import LIMIT, TIDY
 from jinit.signals.laws.roots import PLACE, Root
-from jinit.signals.laws.splitting import linear_in, split
+from jinit.signals.laws.splitting import REST, linear_in, split
 from jinit.signals.laws.transposes import Run, beside_made
 from jinit.signals.laws.uses import RANK, How, Turned, Use, how_met, square_of
 from jinit.signals.laws.values import Held, Value
 
 # Of a correlation: signals of less have next to nothing in common.
 LEAST = 0.02
-# Signals that meet one weight, of which any two are set side by side, at most; roots that one has of others.
-MOST, MOST_SHARED = 8, 2
+# Of the variance of what signals differ by: less is let go where grids are full.
+SMALL = 0.02
+# Signals that met a weight last that one is set beside, at most; roots that it has of others.
+MOST, MOST_SHARED = 4, 2
 
 Contract = Callable[[Value, Hashable], Any]
 Slopes = dict[Level, dict[Root, float]]
@@ -45,11 +47,13 @@ class Twins:
       known: by how a weight is met, the signals that it met so.
       shared: names of the roots that several sums have.
       turned: weights that were transposed.
+      sums: of signals, by which they are; kept with those, so that no others take their places.
     """
 
     known: dict[Hashable, list[Use]] = dataclasses.field(default_factory=dict)
     shared: set[Hashable] = dataclasses.field(default_factory=set)
     turned: Turned = dataclasses.field(default_factory=Turned)
+    sums: dict[Hashable, tuple[Value, Value, Any]] = dataclasses.field(default_factory=dict)
 
     def contracted(
         self, eqn: Any, ins: list[Value], weight: int, name: Hashable, contract: Contract, run: Run
@@ -60,16 +64,16 @@ class Twins:
         """
         signal, how = ins[1 - weight], how_met(eqn, ins[weight], weight, self.turned)
         before = self.known.setdefault(how, []) if how is not None else []
-        if (same := next((use.out for use in before if _is_same(signal, use.signal)), None)) is not None:
-            return same
+        same = [use.out for use in before if _identity(use.signal) == _identity(signal)]
+        if same:
+            return same[0]
         out = contract(signal, name)
         if how is None or not isinstance(out, Law) or is_traced(out.nodes):
             return out
-        out = dataclasses.replace(
-            self._beside_others(out, signal, before, name, contract, run), origin=(name, "met")
-        )
-        if len(before) < MOST:
-            before.append(Use(how, signal, out))
+        last = [use for use in before if use.signal.shape == signal.shape][-MOST:]  # type: ignore[union-attr]
+        out = self._beside_others(out, signal, last, name, contract, run)
+        out = dataclasses.replace(out, origin=(name, "met"))
+        before.append(Use(how, signal, out))
         if isinstance(how, How):
             uses = [u for other, uses in self.known.items() if how.is_transposed(other) for u in uses]
             out = beside_made(out, signal, how, ins[weight], uses, run, (name, "made"))
@@ -79,7 +83,7 @@ class Twins:
         self, out: Law, signal: Value, before: Sequence[Use], name: Hashable, contract: Contract, run: Run
     ) -> Law:
         """What a contraction gives, by what it has in common with those of the same weight before it."""
-        both = [_sum(signal, use.signal, (name, "both", k), run) for k, use in enumerate(before)]
+        both = [self._sum(signal, use.signal, (name, "both", k), run) for k, use in enumerate(before)]
         alike = [k for k, use in enumerate(before) if abs(_correlation(signal, use.signal, both[k])) > LEAST]
         sums = [contract(both[k], (name, "twin", k)) for k in alike]
         if not sums or not all(isinstance(x, Law) for x in sums):
@@ -94,20 +98,21 @@ class Twins:
         self.shared |= set(map(name_of, beside.roots)) & theirs
         return beside
 
+    def _sum(self, a: Value, b: Value, name: Hashable, run: Run) -> Any:
+        """Of two signals, once whatever weights they meet; nothing if that is not known."""
+        if not _is_known(a) or not _is_known(b) or a.shape != b.shape or _is_gradient(a) != _is_gradient(b):  # type: ignore[union-attr]
+            return None
+        if isinstance(a, Held) and isinstance(b, Held):
+            return Held(xp.asarray(a.whole() + b.whole()), a.shape, a.source)
+        key = _identity(a), _identity(b)
+        if key not in self.sums:
+            self.sums[key] = a, b, run(jnp.add, [a, b], name)
+        return self.sums[key][-1]
 
-def _is_same(a: Value, b: Value) -> bool:
-    if isinstance(a, Held) and isinstance(b, Held):
-        return a.array is b.array and a.shape == b.shape
-    return isinstance(a, Law) and isinstance(b, Law) and a.identity == b.identity
 
-
-def _sum(a: Value, b: Value, name: Hashable, run: Run) -> Any:
-    """Of two signals; nothing if that is not known."""
-    if not _is_known(a) or not _is_known(b) or a.shape != b.shape or _is_gradient(a) != _is_gradient(b):  # type: ignore[union-attr]
-        return None
-    if isinstance(a, Held) and isinstance(b, Held):
-        return Held(xp.asarray(a.whole() + b.whole()), a.shape, a.source)
-    return run(jnp.add, [a, b], name)
+def _identity(x: Value) -> Hashable:
+    """What tells a signal from others, while it is kept."""
+    return x.identity if isinstance(x, Law) else (id(x.array), x.shape) if isinstance(x, Held) else id(x)
 
 
 def _correlation(a: Value, b: Value, both: Any) -> float:
@@ -130,41 +135,80 @@ def _is_gradient(x: Value) -> bool:
     return isinstance(x, Law) and x.is_linear
 
 
+class Share(NamedTuple):
+    """What a normal root has of another one, times a number.
+
+    `variance` is that of the law that comes of it.
+    """
+
+    level: Level
+    root: Root
+    other: Root
+    weights: Array
+    part: float
+    variance: float
+
+
 def _beside(law: Law, others: Sequence[Law], sums: Sequence[Law], name: Hashable) -> Law:
     """`law`, what it differs by on each level as alike to other laws as their sums with it say.
+
+    On fewer nodes where those of others are too many, and but for the least of it where those are.
+    """
+    shares, left = _shares(law, others, sums)
+    while _grid_with(law, shares) > TIDY and shares[-1].variance < SMALL * left:
+        shares.pop()
+    if _grid_with(law, shares) > TIDY:
+        shares, _ = _shares(law, coarser(others), sums)
+    while _grid_with(law, shares) > LIMIT:
+        shares.pop()
+    by_root: dict[Root, list[Share]] = {}
+    for share in shares:
+        by_root.setdefault(share.root, []).append(share)
+    for found in by_root.values():
+        law = _with_shared(law, found, (name, "rest", found[0].level))
+    return law
+
+
+def _shares(law: Law, others: Sequence[Law], sums: Sequence[Law]) -> tuple[list[Share], float]:
+    """What a law has of the roots of others, that of most variance first; and by how little it differs.
 
     Those are sums of normals, `y = L z`. With covariances `c` of them a part `a z` is shared, `L a = c`.
     """
     ours, theirs, both = _slopes(law), [_slopes(x) for x in others], [_slopes(x) for x in sums]
     weights = {r: w for x in others for r, w in zip(x.roots, x.weights, strict=True)}
-    least = LEAST**2 * min(_left(ours, x, y) for x, y in zip(theirs, both, strict=True))
+    left = min(_left(ours, x, y) for x, y in zip(theirs, both, strict=True))
+    shares: list[Share] = []
     for level, mine in ours.items():
         root, own = next(iter(mine.items()))
         known = list(dict.fromkeys(r for x in theirs for r in x.get(level, {})))
-        if not known or not own or _square(mine) < least:
+        if not known or not own or _square(mine) < LEAST**2 * left:
             continue
         pairs = [(x.get(level, {}), y.get(level, {})) for x, y in zip(theirs, both, strict=True)]
         covariances = [(_square(y) - _square(mine) - _square(x)) / 2 for x, y in pairs]
         rows = [[x.get(r, 0.0) for r in known] for x, _ in pairs]
         parts = np.linalg.lstsq(np.array(rows), np.array(covariances), rcond=RANK)[0] / own
         parts = parts / max(1.0, float(np.linalg.norm(parts)))
-        shared = {r: (weights[r], float(part)) for r, part in zip(known, parts, strict=True)}
-        law = _with_shared(law, root, shared, (name, "rest", level))
-    return law
+        found = sorted(zip(known, parts.tolist(), strict=True), key=lambda pair: -abs(pair[1]))[:MOST_SHARED]
+        shares += [Share(level, root, r, weights[r], a, (a * own) ** 2) for r, a in found if abs(a) >= LEAST]
+    return sorted(shares, key=lambda share: -share.variance), left
 
 
-def _with_shared(law: Law, root: Root, shared: Mapping[Root, tuple[Array, float]], name: Hashable) -> Law:
+def _grid_with(law: Law, shares: Sequence[Share]) -> int:
+    """The number of nodes that a law has with these."""
+    sizes = dict(zip(law.roots, (w.size for w in law.weights), strict=True))
+    sizes |= {share.root: min(sizes[share.root], REST) for share in shares}
+    return math.prod(sizes.values()) * math.prod(share.weights.size for share in shares)
+
+
+def _with_shared(law: Law, shares: Sequence[Share], name: Hashable) -> Law:
     """`law`, a normal root of which is the sum of others, times numbers, and a rest."""
-    left = 1.0
-    largest = sorted(shared.items(), key=lambda item: -abs(item[1][1]))[:MOST_SHARED]
-    for k, (other, (weights, part)) in enumerate(largest):
-        if abs(part) < LEAST:
-            break
+    left, root = 1.0, shares[0].root
+    for k, share in enumerate(shares):
         i = law.roots.index(root)
         root = dataclasses.replace(root, name=(name, k))
-        correlation = np.clip(part / math.sqrt(left), -1, 1)
-        law = split(law, i, other, weights, root, xp.asarray(correlation, np.float32))
-        left = max(left - part**2, 1e-6)
+        correlation = np.clip(share.part / math.sqrt(left), -1, 1)
+        law = split(law, i, share.other, share.weights, root, xp.asarray(correlation, np.float32))
+        left = max(left - share.part**2, 1e-6)
     return law
 
 
