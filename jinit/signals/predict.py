@@ -15,6 +15,7 @@ from jinit.signals.laws.arrays import xp
 from jinit.signals.laws.as_laws import all_steps
 from jinit.signals.laws.by_moments import MomentRule
 from jinit.signals.laws.law import Law, average, squared
+from jinit.signals.laws.steps import SHORT
 from jinit.signals.laws.values import Each, Held, Stacked, Value, by_step
 from jinit.signals.moments import Moments
 from jinit.signals.records import Record, Records
@@ -105,7 +106,7 @@ def _record(site: Site, found: dict[str, Value]) -> Record:
 def _note(site: Site) -> str:
     if not site.meets_own:
         return ""
-    return IN_LOOP if site.lengths else MEETS_OWN
+    return IN_LOOP if any(length > SHORT for length in site.lengths) else MEETS_OWN
 
 
 def _moments(value: Value, loops: int) -> Moments:

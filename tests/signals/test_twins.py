@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import jinit
+from tests.signals.shared_weights import Normal, Times, of_shared_weights
 
 WIDTH = 256
 
@@ -145,33 +146,6 @@ def test_given_biases_keep_examples_as_large_as_one(count):
     np.testing.assert_allclose(several[20:], alone[20:], rtol=2e-3)
 
 
-def of_shared_weights(block: Any, count: int, draws: int = 400_000) -> float:
-    """The mean square behind blocks that meet the same weights, of infinite width, by a sample.
-
-    Whatever signals `x` meet one weight, the sums are jointly normal, of covariances `E[x xᵀ]` (Yang, 2020).
-    """
-    rng = np.random.default_rng(0)
-    met: dict[str, tuple[list[Any], list[Any]]] = {}
-
-    def times(x: Any, weight: str) -> Any:
-        signals, sums = met.setdefault(weight, ([], []))
-        covariances = np.array([[np.mean(u * v) for v in [*signals, x]] for u in [*signals, x]])
-        shared = (
-            np.linalg.lstsq(covariances[:-1, :-1], covariances[:-1, -1], rcond=1e-9)[0] if signals else []
-        )
-        left = covariances[-1, -1] - np.dot(shared, covariances[:-1, -1] if signals else [])
-        out = np.sqrt(max(left, 0)) * rng.standard_normal(draws)
-        out = out + sum(a * y for a, y in zip(shared, sums, strict=True))
-        signals.append(x)
-        sums.append(out)
-        return out
-
-    x = rng.standard_normal(draws)
-    for _ in range(count):
-        x = block(x, times)
-    return float(np.mean(x * x))
-
-
 BLOCKS = {
     "linear": lambda x, times: x + times(x, "a"),
     "one layer": lambda x, times: jnp.tanh(times(x, "a")),
@@ -197,7 +171,14 @@ def test_blocks_of_the_same_weights(name: str, count: int, given: bool):
     shapes = {"a": (WIDTH, WIDTH), "b": (WIDTH, WIDTH), "c": (WIDTH, 8)}
     used = {k: v for k, v in shapes.items() if k != "b" or name in ("rectified", "two layers")}
     found = predicted(apply, x if given else jax.ShapeDtypeStruct(x.shape, x.dtype), **used)
-    expected = of_shared_weights(lambda x, times: np.asarray(BLOCKS[name](x, times), np.float64), count)
+
+    def blocks(times: Times, normal: Normal) -> Any:
+        x = normal()
+        for _ in range(count):
+            x = BLOCKS[name](x, times)
+        return x
+
+    expected = of_shared_weights(blocks)
     np.testing.assert_allclose(found["c"].input.second_moment, expected * square, rtol=0.035)
 
 

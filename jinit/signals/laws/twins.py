@@ -17,8 +17,7 @@ import numpy as np
 
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, xp
-from jinit.signals.laws.coarse import as_coarse, coarser, name_of
-from jinit.signals.laws.grids import grid_of
+from jinit.signals.laws.coarse import FEWER, as_coarse, coarser, name_of
 from jinit.signals.laws.law import Law, mean_square, normal_nodes
 from jinit.signals.laws.levels import Level
 from jinit.signals.laws.pointwise import LIMIT, TIDY
@@ -90,10 +89,6 @@ class Twins:
             return out
         others = as_coarse([before[k].out for k in alike])
         beside = _beside(out, others, sums, name)
-        if grid_of([beside]) > TIDY:  # functions of so many nodes are put on roots of their own
-            (beside,) = coarser([beside], but=out.roots)
-        if grid_of([beside]) > LIMIT:
-            return out
         theirs = {name_of(r) for law in others for r in law.roots if r.kind != PLACE}
         self.shared |= set(map(name_of, beside.roots)) & theirs
         return beside
@@ -155,18 +150,20 @@ def _beside(law: Law, others: Sequence[Law], sums: Sequence[Law], name: Hashable
     On fewer nodes where those of others are too many, and but for the least of it where those are.
     """
     shares, left = _shares(law, others, sums)
-    while _grid_with(law, shares) > TIDY and shares[-1].variance < SMALL * left:
+    while _grid_with(law, shares, REST) > TIDY and shares[-1].variance < SMALL * left:
         shares.pop()
-    if _grid_with(law, shares) > TIDY:
+    many = _grid_with(law, shares, REST) > TIDY
+    if many:  # functions of so many nodes are put on roots of their own
         shares, _ = _shares(law, coarser(others), sums)
-    while _grid_with(law, shares) > LIMIT:
+    while _grid_with(law, shares, FEWER[REST]) > LIMIT:
         shares.pop()
     by_root: dict[Root, list[Share]] = {}
+    before = law.roots
     for share in shares:
         by_root.setdefault(share.root, []).append(share)
     for found in by_root.values():
         law = _with_shared(law, found, (name, "rest", found[0].level))
-    return law
+    return coarser([law], but=before)[0] if many else law
 
 
 def _shares(law: Law, others: Sequence[Law], sums: Sequence[Law]) -> tuple[list[Share], float]:
@@ -193,10 +190,10 @@ def _shares(law: Law, others: Sequence[Law], sums: Sequence[Law]) -> tuple[list[
     return sorted(shares, key=lambda share: -share.variance), left
 
 
-def _grid_with(law: Law, shares: Sequence[Share]) -> int:
-    """The number of nodes that a law has with these."""
+def _grid_with(law: Law, shares: Sequence[Share], rest: int) -> int:
+    """The number of nodes that a law has with these, and with so many at most for what is left of a root."""
     sizes = dict(zip(law.roots, (w.size for w in law.weights), strict=True))
-    sizes |= {share.root: min(sizes[share.root], REST) for share in shares}
+    sizes |= {share.root: min(sizes[share.root], rest) for share in shares}
     return math.prod(sizes.values()) * math.prod(share.weights.size for share in shares)
 
 
