@@ -84,10 +84,7 @@ class Interpreter:
             env.update(zip(eqn.outvars, outs, strict=True))
             if kind == "transpose" and self.twins is not None and _is_weight(ins[0]):
                 self.twins.turned.note(outs[0], ins[0], eqn.params["permutation"])
-            if of_entries or joint.is_of_inputs(eqn, ins):
-                self.makers.note(eqn, ins, outs)
-            elif kind in ("slice", "split", "pad") and isinstance(ins[0], Law):
-                self.makers.pieces.note(eqn, ins, [x for x in outs if isinstance(x, Law)])
+            self.makers.remember(eqn, ins, outs, of_entries)
             if kind == "concatenate" or (of_entries and self.makers.stacks.known):
                 self.makers.stacks.note(eqn, ins, outs, (*at, i))
         return [read(v) for v in jaxpr.outvars]

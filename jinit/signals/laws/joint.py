@@ -8,13 +8,15 @@ import math
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jinit.jaxprs.elementwise import is_elementwise
 from jinit.signals.laws import places
-from jinit.signals.laws.arrays import is_traced
+from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.as_laws import as_law
+from jinit.signals.laws.averages import FEW
 from jinit.signals.laws.coarse import name_of
 from jinit.signals.laws.elementwise import on_nodes
 from jinit.signals.laws.images import Images
@@ -24,6 +26,7 @@ from jinit.signals.laws.pointwise import pointwise
 from jinit.signals.laws.roots import COTANGENT, MASK, PLACE, SIGNAL
 from jinit.signals.laws.stacks import Stacks
 from jinit.signals.laws.values import INPUTS, Held, Value
+from jinit.signals.laws.wholes import is_whole
 
 # Equations done again at most, for one more.
 LONGEST = 64
@@ -86,6 +89,16 @@ class Makers:
         """The laws of results, by what the operands are known to be parts, sums or stacks of; or nothing."""
         ways = (self.images.added, self.pieces.added, self.stacks.along)
         return next((found for way in ways if (found := way(eqn, ins, name)) is not None), None)
+
+    def remember(self, eqn: Any, ins: Sequence[Value], outs: Sequence[Value], of_entries: bool) -> None:
+        """Remember an equation, if it is a function of entries, or cuts an array or subtracts its mean."""
+        if of_entries or _is_of_inputs(eqn, ins):
+            self.note(eqn, ins, outs)
+        elif eqn.primitive.name in ("slice", "split", "pad") and isinstance(ins[0], Law):
+            self.pieces.note(eqn, ins, [x for x in outs if isinstance(x, Law)])
+        elif is_whole(eqn) and (mean := _mean_subtracted(ins[0], outs)) is not None:
+            aval = eqn.outvars[0].aval
+            self.note(jax.make_jaxpr(jax.lax.sub)(aval, aval).eqns[0], [ins[0], mean], outs)
 
     def note(self, eqn: Any, ins: Sequence[Value], outs: Sequence[Value]) -> None:
         """Remember an equation that was run on laws or inputs, entry by entry."""
@@ -194,7 +207,21 @@ def again(eqn: Any, makers: Makers, ins: Sequence[Value], at: Hashable) -> list[
     return [_known_as_normal(x) for x in found]
 
 
-def is_of_inputs(eqn: Any, ins: Sequence[Value]) -> bool:
+def _mean_subtracted(value: Value, outs: Sequence[Value]) -> Held | None:
+    """The mean over many entries, next to a constant, that is subtracted from a signal; or none."""
+    law, out = value, outs[0]
+    if not isinstance(law, Law) or not isinstance(out, Law) or law.is_linear or is_traced(law.nodes):
+        return None
+    if out.roots != law.roots or out.nodes.shape != law.nodes.shape or out.dtype != law.dtype:
+        return None
+    mean = average(law)
+    left = np.abs(law.nodes - mean - out.nodes)
+    if not np.max(left) <= np.max(np.abs(out.nodes)) / FEW:
+        return None
+    return Held(xp.asarray(mean).reshape((1,) * len(law.shape)), law.shape)
+
+
+def _is_of_inputs(eqn: Any, ins: Sequence[Value]) -> bool:
     """Whether the equation is a function of single entries of arrays that inputs give."""
     whole = (x for x in ins if isinstance(x, Held) and x.array.size > 1 and not is_traced(x.array))
     given = any(INPUTS in x.source and jnp.issubdtype(x.dtype, jnp.floating) for x in whole)
