@@ -29,8 +29,19 @@ from jinit.signals.laws.roots import SIGNAL, WEIGHT
 from jinit.signals.laws.row_sizes import with_sizes
 from jinit.signals.laws.rules import RULES, contracted, contraction_of, rows_added
 from jinit.signals.laws.steps import picked
-from jinit.signals.laws.twins import Twins
-from jinit.signals.laws.values import INPUTS, PARAMS, Each, Held, Stacked, Unknown, Value, Variable, held
+from jinit.signals.laws.twins import REARRANGED, Twins
+from jinit.signals.laws.values import (
+    INPUTS,
+    PARAMS,
+    Each,
+    Held,
+    Stacked,
+    Unknown,
+    Value,
+    Variable,
+    held,
+    is_weight,
+)
 from jinit.signals.laws.wholes import is_whole, whole_rule
 
 Name = Hashable
@@ -79,11 +90,10 @@ class Interpreter:
                 outs = joint.again(eqn, self.makers, ins, (*at, i))
             if outs is None:
                 outs = self.equation(eqn, ins, (*at, i))
-            made_of = _parameters_of(ins)
-            outs = [_made(x, (*at, i, k), made_of) for k, x in enumerate(outs)]
+            outs = [_made(x, (*at, i, k), _parameters_of(ins)) for k, x in enumerate(outs)]
             env.update(zip(eqn.outvars, outs, strict=True))
-            if kind == "transpose" and self.twins is not None and _is_weight(ins[0]):
-                self.twins.turned.note(outs[0], ins[0], eqn.params["permutation"])
+            if self.twins is not None and kind in REARRANGED:
+                self.twins.note(eqn, ins, outs[0])
             self.makers.remember(eqn, ins, outs, of_entries)
             if kind == "concatenate" or (of_entries and self.makers.stacks.known):
                 self.makers.stacks.note(eqn, ins, outs, (*at, i))
@@ -111,7 +121,7 @@ class Interpreter:
             return [noise(eqn, at)]
         if any(isinstance(x, Unknown) for x in ins) and not _picks_rows(kind, ins):
             return [next(x for x in ins if isinstance(x, Unknown))] * len(eqn.outvars)
-        if kind == "gather" and not _is_weight(ins[0]) and (lost := indexed.num_lost(eqn, ins)):
+        if kind == "gather" and not is_weight(ins[0]) and (lost := indexed.num_lost(eqn, ins)):
             self.makers.images.lost.add(lost)
         if all(isinstance(x, Held) for x in ins):
             sources = [x.source for x in ins if isinstance(x, Held)]
@@ -129,8 +139,9 @@ class Interpreter:
         if kind == "gather" and (found := lookups.looked_up(eqn, ins[0], ins[1], at)) is not None:
             return [found]
         if _picks_rows(kind, ins):
-            index = indexed.index_of(eqn, ins[1]) if kind == "gather" and not _is_weight(ins[0]) else None
-            indices, ins = ins[1], [ins[0] if _is_parameter(ins[1]) else _as_signal(ins[0])]
+            index = indexed.index_of(eqn, ins[1]) if kind == "gather" and not is_weight(ins[0]) else None
+            fixed = isinstance(ins[1], Held) and INPUTS not in ins[1].source
+            indices, ins = ins[1], [ins[0] if fixed else _as_signal(ins[0])]
             if index is not None and index.repeats and index.is_told_apart:
                 return [indexed.rows_picked(ins[0], eqn, index, self.makers.images, at)]  # type: ignore[arg-type]
             found = RULES[kind](eqn, ins, at)  # type: ignore[arg-type]
@@ -152,7 +163,7 @@ class Interpreter:
 
     def contraction(self, eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:
         """The law of a contraction, by what it has in common with others of the same weight."""
-        weights = [i for i, x in enumerate(ins) if _is_weight(x)]
+        weights = [i for i, x in enumerate(ins) if is_weight(x)]
         if self.twins is None or len(weights) != 1 or self.makers.images.known:
             return contraction(eqn, ins, at)
 
@@ -239,10 +250,6 @@ def _picks_rows(kind: str, ins: Sequence[Value]) -> bool:
     return kind in ("gather", "dynamic_slice") and isinstance(ins[0], Law)
 
 
-def _is_parameter(x: Value) -> bool:
-    return isinstance(x, Held) and INPUTS not in x.source
-
-
 def _as_signal(x: Any) -> Any:
     """Rows of a weight that inputs pick are a signal."""
     roots = tuple(dataclasses.replace(r, kind=SIGNAL) if r.kind == WEIGHT else r for r in x.roots)
@@ -254,16 +261,12 @@ def _is_layer(a: frozenset[str], b: frozenset[str]) -> bool:
     return (a == {PARAMS} and INPUTS in b) or (b == {PARAMS} and INPUTS in a)
 
 
-def _is_weight(x: Value) -> bool:
-    return x.is_weight if isinstance(x, Law) else isinstance(x, Held) and x.source == {PARAMS}
-
-
 def contraction(eqn: Any, ins: list[Value], at: tuple[int, ...]) -> list[Any]:
     """A contraction, of which arrays need no more than two moments."""
     if any(jnp.issubdtype(v.aval.dtype, jnp.complexfloating) for v in eqn.invars):
         return unknown(eqn, f"`{eqn.primitive.name}` of complex numbers has no rule")
     how = contraction_of(eqn)
-    weights = [i for i, x in enumerate(ins) if _is_weight(x)]
+    weights = [i for i, x in enumerate(ins) if is_weight(x)]
     laws: list[Any] = []
     # In the gradient of a weight the examples are summed over, and features stay.
     gradient = eqn.primitive.name == "dot_general" and any(isinstance(x, Law) and x.is_linear for x in ins)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jinit._compat import bind
 from jinit._typing import Array
 from jinit.signals.laws.arrays import is_traced, xp
 from jinit.signals.laws.coarse import FEWER, as_coarse, coarser, name_of
@@ -25,7 +26,7 @@ from jinit.signals.laws.roots import PLACE, Root
 from jinit.signals.laws.splitting import REST, linear_in, split
 from jinit.signals.laws.transposes import Run, beside_made
 from jinit.signals.laws.uses import RANK, How, Turned, Use, how_met, square_of
-from jinit.signals.laws.values import Held, Value
+from jinit.signals.laws.values import Held, Value, is_weight
 
 # Of a correlation: signals of less have next to nothing in common.
 LEAST = 0.02
@@ -33,6 +34,9 @@ LEAST = 0.02
 SMALL = 0.02
 # Signals that met a weight last that one is set beside, at most; roots that it has of others.
 MOST, MOST_SHARED = 4, 2
+
+# Equations whose results have the entries of their operands, in other places.
+REARRANGED = ("concatenate", "transpose", "reshape", "squeeze", "expand_dims", "rev")
 
 Contract = Callable[[Value, Hashable], Any]
 Slopes = dict[Level, dict[Root, float]]
@@ -47,12 +51,21 @@ class Twins:
       shared: names of the roots that several sums have.
       turned: weights that were transposed.
       sums: of signals, by which they are; kept with those, so that no others take their places.
+      rearranged: signals whose entries are those of others, and by which equation of which; kept likewise.
     """
 
     known: dict[Hashable, list[Use]] = dataclasses.field(default_factory=dict)
     shared: set[Hashable] = dataclasses.field(default_factory=set)
     turned: Turned = dataclasses.field(default_factory=Turned)
     sums: dict[Hashable, tuple[Value, Value, Any]] = dataclasses.field(default_factory=dict)
+    rearranged: dict[Hashable, tuple[Value, Any, list[Value]]] = dataclasses.field(default_factory=dict)
+
+    def note(self, eqn: Any, ins: Sequence[Value], out: Value) -> None:
+        """Remember of what arrays the entries of another are."""
+        if eqn.primitive.name == "transpose" and is_weight(ins[0]):
+            self.turned.note(out, ins[0], eqn.params["permutation"])
+        elif any(isinstance(x, Law) for x in ins):
+            self.rearranged[_identity(out)] = out, eqn, list(ins)
 
     def contracted(
         self, eqn: Any, ins: list[Value], weight: int, name: Hashable, contract: Contract, run: Run
@@ -101,8 +114,24 @@ class Twins:
             return Held(xp.asarray(a.whole() + b.whole()), a.shape, a.source)
         key = _identity(a), _identity(b)
         if key not in self.sums:
-            self.sums[key] = a, b, run(jnp.add, [a, b], name)
+            self.sums[key] = a, b, self._sum_of_parts(a, b, name, run) or run(jnp.add, [a, b], name)
         return self.sums[key][-1]
+
+    def _sum_of_parts(self, a: Value, b: Value, name: Hashable, run: Run) -> Any:
+        """That of signals whose entries are those of others, rearranged alike, of which more is known."""
+        ours, theirs = (self.rearranged.get(_identity(x)) for x in (a, b))
+        if ours is None or theirs is None or _rearranging(*ours[1:]) != _rearranging(*theirs[1:]):
+            return None
+        pairs = zip(ours[-1], theirs[-1], strict=True)
+        sums = [self._sum(x, y, (name, k), run) for k, (x, y) in enumerate(pairs)]
+        eqn = ours[1]
+        known = all(x is not None for x in sums)
+        return run(lambda *parts: bind(eqn, list(parts))[0], sums, (name, "of")) if known else None
+
+
+def _rearranging(eqn: Any, ins: Sequence[Value]) -> Hashable:
+    """What tells how an equation puts entries in other places."""
+    return eqn.primitive.name, str(eqn.params), tuple(x.shape for x in ins)  # type: ignore[union-attr]
 
 
 def _identity(x: Value) -> Hashable:

@@ -91,6 +91,11 @@ def held(x: Any, *, source: frozenset[str] = frozenset()) -> Held:
     return Held(at_hand(x), tuple(np.shape(x)), source)
 
 
+def is_weight(value: Value) -> bool:
+    """Whether it is known by parameters alone."""
+    return value.is_weight if isinstance(value, Law) else isinstance(value, Held) and value.source == {PARAMS}
+
+
 def by_step(value: Stacked | Each, function: Callable[[Value], Any]) -> Any:
     """`function` of the value of every step, with a leading axis for the steps."""
     if isinstance(value, Stacked):
