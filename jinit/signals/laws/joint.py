@@ -63,6 +63,7 @@ class Makers:
       made: the equation that made a variable, in order.
       parted: variables whose laws no longer tell what they have in common with what they were made of.
       behind: of a variable, all those that it was made of, and itself.
+      nearer: the same two but for means that were subtracted.
       shared: names of roots that several have, though none was made of another (`twins.Twins`).
       images: laws of rows that are sums of those of others.
       pieces: slices of arrays, among zeros.
@@ -74,6 +75,9 @@ class Makers:
     made: dict[Key, Making] = dataclasses.field(default_factory=dict)
     parted: set[Key] = dataclasses.field(default_factory=set)
     behind: dict[Key, frozenset[Key]] = dataclasses.field(default_factory=dict)
+    nearer: tuple[dict[Key, Making], dict[Key, frozenset[Key]]] = dataclasses.field(
+        default_factory=lambda: ({}, {})
+    )
     shared: set[Hashable] = dataclasses.field(default_factory=set)
     images: Images = dataclasses.field(default_factory=Images)
     pieces: Pieces = dataclasses.field(default_factory=Pieces)
@@ -98,18 +102,26 @@ class Makers:
             self.pieces.note(eqn, ins, [x for x in outs if isinstance(x, Law)])
         elif is_whole(eqn) and (mean := _mean_subtracted(ins[0], outs)) is not None:
             aval = eqn.outvars[0].aval
-            self.note(jax.make_jaxpr(jax.lax.sub)(aval, aval).eqns[0], [ins[0], mean], outs)
+            self.note(jax.make_jaxpr(jax.lax.sub)(aval, aval).eqns[0], [ins[0], mean], outs, centres=True)
 
-    def note(self, eqn: Any, ins: Sequence[Value], outs: Sequence[Value]) -> None:
-        """Remember an equation that was run on laws or inputs, entry by entry."""
+    def note(self, eqn: Any, ins: Sequence[Value], outs: Sequence[Value], *, centres: bool = False) -> None:
+        """Remember an equation that was run on laws or inputs, entry by entry, or subtracts a mean."""
         making = Making(eqn, self.keys_of(ins), self.keys_of(outs), len(self.made))
         known = {r for x in ins if isinstance(x, Law) for r in x.roots}
-        behind = frozenset().union(*map(self.all_behind, making.ins))
+        for made, behind in ((self.made, self.behind), self.nearer)[: 1 if centres else 2]:
+            before = frozenset[Key]().union(*(behind.get(key, {key}) for key in making.ins))
+            for key, out in zip(making.outs, outs, strict=True):
+                if isinstance(out, (Law, Held)) and key not in before:
+                    made[key], behind[key] = making, before | {key}
         for key, out in zip(making.outs, outs, strict=True):
-            if isinstance(out, (Law, Held)) and key not in behind:
-                self.made[key], self.behind[key] = making, behind | {key}
-                if isinstance(out, Held) or any(r not in known and r.kind != PLACE for r in out.roots):
-                    self.parted.add(key)
+            new = isinstance(out, Law) and any(r not in known and r.kind != PLACE for r in out.roots)
+            if key in self.made and (new or isinstance(out, Held)):
+                self.parted.add(key)
+
+    def of_gradients(self) -> Makers:
+        """The same but for means that were subtracted: behind these gradients take long, and gain little."""
+        made, behind = self.nearer
+        return dataclasses.replace(self, made=made, behind=behind)
 
     def all_behind(self, key: Key) -> frozenset[Key]:
         """All variables that one was made of, and itself."""
@@ -184,6 +196,7 @@ def again(eqn: Any, makers: Makers, ins: Sequence[Value], at: Hashable) -> list[
     of: `(a - b) z` of `b`. So that of `(a - b) z + b` is found from `a`, `b` and `z`.
     """
     operands = makers.keys_of(ins)
+    makers = makers.of_gradients() if any(map(_is_linear, ins)) else makers
     for bases in reversed(list(itertools.islice(makers.bases(operands), LONGEST))):
         makings = [*makers.between(bases, set(operands)), Making(eqn, operands, (), 0)]
         made = {key for making in makings for key in making.outs}
