@@ -157,3 +157,19 @@ def test_gradients_of_gates_of_one_weight():
     for k in range(count):
         gates = np.mean([own[f"x{gate}#{k}"] for gate in range(3)])
         np.testing.assert_allclose(one[f"x#{k}"], gates, rtol=0.08)
+
+
+def test_outputs_of_loops_that_meet_one_weight():
+    """All steps of two loops, each known by itself, are not set beside one another."""
+
+    def apply(p: Any, x: Any) -> Any:
+        def outputs(x: Any) -> Any:
+            return jax.lax.scan(
+                lambda h, _: ((y := fixed_point(h, lambda z, w: z @ p[w])), y), x, None, length=3
+            )[1]
+
+        return jnp.concatenate([outputs(x) @ p["c"], outputs(2 * x) @ p["c"], jnp.tanh(outputs(x)) @ p["c"]])
+
+    found = predicted(apply, jax.ShapeDtypeStruct((16, WIDTH), "float32"), "ac")
+    assert all(np.all(np.isfinite(record.output.second_moment)) for record in found.values())
+    assert {name for name in found if name.startswith("c")} == {"c#0", "c#1", "c#2"}

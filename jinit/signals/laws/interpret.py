@@ -54,7 +54,7 @@ class Interpreter:
     Attributes:
       rules: the user's own, by primitive.
       makers: of what was run so far.
-      twins: the signals that a weight met so far; none inside of loops.
+      twins: the signals that a weight met so far; none inside of long loops.
     """
 
     rules: Mapping[Any, MomentRule]

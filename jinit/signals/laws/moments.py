@@ -96,9 +96,7 @@ def _by_level(parts: Iterable[tuple[Reach, Array]], levels: Levels, dtype: Any) 
     return tuple(functools.reduce(operator.add, x, xp.zeros((), dtype)) for x in found)
 
 
-def _covariances(
-    a: Law, b: Law, levels: Levels, at: Sequence[Root], linear: bool
-) -> tuple[Array, ...]:  # fmt: skip
+def _covariances(a: Law, b: Law, levels: Levels, at: Sequence[Root], linear: bool) -> tuple[Array, ...]:
     """Of the parts of every level: that of the functions of common roots that the two are on average."""
     common = [r for r in a.roots if r in b.roots and r.kind != PLACE]
     a, b = (_of_roots_alone(law, at, common) for law in (a, b))

@@ -64,7 +64,7 @@ class Twins:
         """Remember of what arrays the entries of another are."""
         if eqn.primitive.name == "transpose" and is_weight(ins[0]):
             self.turned.note(out, ins[0], eqn.params["permutation"])
-        elif any(isinstance(x, Law) for x in ins):
+        elif any(isinstance(x, Law) for x in ins) and all(isinstance(x, (Law, Held)) for x in ins):
             self.rearranged[_identity(out)] = out, eqn, list(ins)
 
     def contracted(
@@ -82,7 +82,7 @@ class Twins:
         out = contract(signal, name)
         if how is None or not isinstance(out, Law) or is_traced(out.nodes):
             return out
-        last = [use for use in before if use.signal.shape == signal.shape][-MOST:]  # type: ignore[union-attr]
+        last = [use for use in before if _are_alike(use.signal, signal)][-MOST:]
         out = self._beside_others(out, signal, last, name, contract, run)
         out = dataclasses.replace(out, origin=(name, "met"))
         before.append(Use(how, signal, out))
@@ -108,7 +108,7 @@ class Twins:
 
     def _sum(self, a: Value, b: Value, name: Hashable, run: Run) -> Any:
         """Of two signals, once whatever weights they meet; nothing if that is not known."""
-        if not _is_known(a) or not _is_known(b) or a.shape != b.shape or _is_gradient(a) != _is_gradient(b):  # type: ignore[union-attr]
+        if not _are_alike(a, b):
             return None
         if isinstance(a, Held) and isinstance(b, Held):
             return Held(xp.asarray(a.whole() + b.whole()), a.shape, a.source)
@@ -155,6 +155,13 @@ def _is_known(x: Value) -> bool:
     return not is_traced(x.nodes if isinstance(x, Law) else x.array)
 
 
+def _are_alike(a: Value, b: Value) -> bool:
+    """Whether the sum of two values is one of signals, or of gradients, that are known."""
+    if not _is_known(a) or not _is_known(b):
+        return False
+    return a.shape == b.shape and _is_gradient(a) == _is_gradient(b)  # type: ignore[union-attr]
+
+
 def _is_gradient(x: Value) -> bool:
     return isinstance(x, Law) and x.is_linear
 
@@ -179,12 +186,12 @@ def _beside(law: Law, others: Sequence[Law], sums: Sequence[Law], name: Hashable
     On fewer nodes where those of others are too many, and but for the least of it where those are.
     """
     shares, left = _shares(law, others, sums)
-    while _grid_with(law, shares, REST) > TIDY and shares[-1].variance < SMALL * left:
+    while shares and _grid_with(law, shares, REST) > TIDY and shares[-1].variance < SMALL * left:
         shares.pop()
     many = _grid_with(law, shares, REST) > TIDY
     if many:  # functions of so many nodes are put on roots of their own
         shares, _ = _shares(law, coarser(others), sums)
-    while _grid_with(law, shares, FEWER[REST]) > LIMIT:
+    while shares and _grid_with(law, shares, FEWER[REST]) > LIMIT:
         shares.pop()
     by_root: dict[Root, list[Share]] = {}
     before = law.roots
@@ -221,7 +228,7 @@ def _shares(law: Law, others: Sequence[Law], sums: Sequence[Law]) -> tuple[list[
 
 def _grid_with(law: Law, shares: Sequence[Share], rest: int) -> int:
     """The number of nodes that a law has with these, and with so many at most for what is left of a root."""
-    sizes = dict(zip(law.roots, (w.size for w in law.weights), strict=True))
+    sizes = {r: w.size for r, w in zip(law.roots, law.weights, strict=True) if r.kind != PLACE}
     sizes |= {share.root: min(sizes[share.root], rest) for share in shares}
     return math.prod(sizes.values()) * math.prod(share.weights.size for share in shares)
 
