@@ -27,10 +27,12 @@ from jinit.signals.laws.values import Held, Value, held
 
 # The value of a function of values, as if it stood in the program.
 Run = Callable[[Callable[..., Any], list[Any], Hashable], Any]
+# The sum of two, computed once.
+Add = Callable[[Value, Value, Hashable], Any]
 
 
 def beside_made(
-    out: Law, signal: Any, how: How, weight: Value, uses: Sequence[Use], run: Run, name: Hashable
+    out: Law, signal: Any, how: How, weight: Value, uses: Sequence[Use], run: Run, add: Add, name: Hashable
 ) -> Law:
     """`out`, the normal part of a contraction, and what its signal owes to other uses of the weight.
 
@@ -41,24 +43,27 @@ def beside_made(
       weight: an array, or its law.
       uses: what it met the other way around.
       run: from the interpreter.
+      add: from what the weights met.
       name: of the place.
     """
     for linear in (False, True):
         same = [u for u in uses if u.out.is_linear == linear and _fits(out, signal, how, u)]
         if same:
             count = square_of(weight) * math.prod(signal.shape[i] for i in how.axes)
-            out = _beside(out, signal, frozenset(how.axes), count, same, run, (name, linear))
+            out = _beside(out, signal, frozenset(how.axes), count, same, run, add, (name, linear))
     return out
 
 
 def _beside(
-    out: Law, signal: Law, axes: Axes, count: float, uses: Sequence[Use], run: Run, name: Hashable
+    out: Law, signal: Law, axes: Axes, count: float, uses: Sequence[Use], run: Run, add: Add, name: Hashable
 ) -> Law:
     """The same of uses that all made gradients, or all none; `count` is `σ²` times the number of terms."""
     made = [use.out for use in uses]
-    of = _product_of_gradients if made[0].is_linear else _product
-    met = [of(signal, t, axes, run, (name, k)) for k, t in enumerate(made)]
-    among = [[_mean_product(u, v, run, (name, i, k)) for k, v in enumerate(made)] for i, u in enumerate(made)]
+    if made[0].is_linear:
+        met: list[Value] = [_product_of_gradients(signal, t, add, (name, k)) for k, t in enumerate(made)]
+    else:
+        met = [_product(signal, t, axes, run, (name, k)) for k, t in enumerate(made)]
+    among = [[_mean_product(u, v, add, (name, i, k)) for k, v in enumerate(made)] for i, u in enumerate(made)]
     shares = count * np.linalg.pinv(np.array(among), rcond=RANK)
 
     def together(y: Any, *others: Any) -> Any:
@@ -93,17 +98,16 @@ def _product(signal: Law, made: Law, axes: Axes, run: Run, name: Hashable) -> La
     return dataclasses.replace(mean, shape=shape, origin=(name, "share"))
 
 
-def _product_of_gradients(signal: Law, made: Law, axes: Axes, run: Run, name: Hashable) -> Held:
+def _product_of_gradients(signal: Law, made: Law, add: Add, name: Hashable) -> Held:
     """The same of gradients, whatever they are given: their products are not known entry by entry."""
-    del axes
-    return held(np.asarray(_mean_product(signal, made, run, name), made.dtype))
+    return held(np.asarray(_mean_product(signal, made, add, name), made.dtype))
 
 
-def _mean_product(a: Law, b: Law, run: Run, name: Hashable) -> float:
+def _mean_product(a: Law, b: Law, add: Add, name: Hashable) -> float:
     """By polarization, as products of gradients are not known entry by entry."""
     if a is b:
         return mean_square(a)
-    both = run(jnp.add, [a, b], (name, "both"))
+    both = add(a, b, (name, "both"))
     return (mean_square(both) - mean_square(a) - mean_square(b)) / 2
 
 

@@ -8,6 +8,7 @@ where `x₂` was made of `y₁`, as in blocks that share their weights (Yang, *T
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
@@ -88,7 +89,8 @@ class Twins:
         before.append(Use(how, signal, out))
         if isinstance(how, How):
             uses = [u for other, uses in self.known.items() if how.is_transposed(other) for u in uses]
-            out = beside_made(out, signal, how, ins[weight], uses, run, (name, "made"))
+            add = functools.partial(self._sum, run=run)
+            out = beside_made(out, signal, how, ins[weight], uses, run, add, (name, "made"))
         return out
 
     def _beside_others(
@@ -112,7 +114,7 @@ class Twins:
             return None
         if isinstance(a, Held) and isinstance(b, Held):
             return Held(xp.asarray(a.whole() + b.whole()), a.shape, a.source)
-        key = _identity(a), _identity(b)
+        key = frozenset([_identity(a), _identity(b)])
         if key not in self.sums:
             self.sums[key] = a, b, self._sum_of_parts(a, b, name, run) or run(jnp.add, [a, b], name)
         return self.sums[key][-1]
